@@ -41,6 +41,10 @@ type Env struct {
 	Unmasked uint32
 	// EFLAGS is where instructions that set ZF, PF, CF, OF, SF and AF leave them (only those bits).
 	EFLAGS uint32
+	// XMM0 is the implicit third operand of the rows of package simd that say so, set by the caller.
+	XMM0 [2]uint64
+	// Len1 and Len2 are the lengths from EAX and EDX (RAX and RDX with REX.W, sign-extended otherwise) for the rows that say so.
+	Len1, Len2 int64
 }
 
 // rounding returns the rounding mode of an MXCSR value.
@@ -82,17 +86,17 @@ func nanSSE(a, b num) (num, uint32) {
 	return b.quiet(), flags
 }
 
-// binary is a two-operand operation on numbers that are not NaN.
-type binary uint8
+// arith is a two-operand operation on numbers that are not NaN.
+type arith uint8
 
 const (
-	opAdd binary = iota
+	opAdd arith = iota
 	opSub
 	opMul
 	opDiv
 )
 
-func (op binary) apply(a, b num, rc Rounding) (num, uint32) {
+func (op arith) apply(a, b num, rc Rounding) (num, uint32) {
 	switch op {
 	case opAdd:
 		return add(a, b, rc)
@@ -106,7 +110,7 @@ func (op binary) apply(a, b num, rc Rounding) (num, uint32) {
 }
 
 // sse computes one lane in the given format: the slow, complete path.
-func (op binary) sse(a, b num, f format, mx uint32) (num, uint32) {
+func (op arith) sse(a, b num, f format, mx uint32) (num, uint32) {
 	a, b = a.flushed(mx&DAZ != 0), b.flushed(mx&DAZ != 0)
 	if a.cls.isNaN() || b.cls.isNaN() {
 		return nanSSE(a, b)
@@ -127,12 +131,12 @@ func denormalFlag(a, b num) uint32 {
 	return 0
 }
 
-func (op binary) sse32(a, b, mx uint32) (uint32, uint32) {
+func (op arith) sse32(a, b, mx uint32) (uint32, uint32) {
 	r, flags := op.sse(unpack32(a), unpack32(b), binary32, mx)
 	return r.pack32(), flags
 }
 
-func (op binary) sse64(a, b uint64, mx uint32) (uint64, uint32) {
+func (op arith) sse64(a, b uint64, mx uint32) (uint64, uint32) {
 	r, flags := op.sse(unpack64(a), unpack64(b), binary64, mx)
 	return r.pack64(), flags
 }

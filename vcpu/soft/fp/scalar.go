@@ -120,13 +120,13 @@ func (e *Env) Sqrt32(a uint32) uint32 {
 	return r
 }
 
-func (e *Env) slow64(op binary, a, b uint64) uint64 {
+func (e *Env) slow64(op arith, a, b uint64) uint64 {
 	r, flags := op.sse64(a, b, e.MXCSR)
 	e.Raise(flags)
 	return r
 }
 
-func (e *Env) slow32(op binary, a, b uint32) uint32 {
+func (e *Env) slow32(op arith, a, b uint32) uint32 {
 	r, flags := op.sse32(a, b, e.MXCSR)
 	e.Raise(flags)
 	return r

@@ -101,16 +101,12 @@ type Op struct {
 	WriteOnly bool
 	// MMXRegOnly limits the MMX transition to forms whose MMX operand is a register (CVTPI2PD).
 	MMXRegOnly bool
-	// XMM0 says that the implicit third operand XMM0 is passed in env-independent form: the core calls Fn3 instead of Fn.
+	// XMM0 says that the caller sets env.XMM0 first (BLENDVPS, BLENDVPD, PBLENDVB).
 	XMM0 bool
-	// Lengths says that the row (PCMPESTRI, PCMPESTRM) takes the lengths in EAX and EDX (RAX, RDX with REX.W): the core calls FnLen.
+	// Lengths says that the caller sets env.Len1 and env.Len2 first (PCMPESTRI, PCMPESTRM).
 	Lengths bool
 
 	// Fn computes the row. For MaskDI rows, src is the mask register (r/m) and dst becomes the byte mask: 0xff for each byte of the reg operand that
 	// is to be written.
 	Fn Func
-	// Fn3 is Fn with a third operand: the implicit XMM0 (BLENDVPS, BLENDVPD, PBLENDVB).
-	Fn3 func(dst, src, xmm0 *Vec)
-	// FnLen is Fn with the operands' lengths as signed numbers.
-	FnLen func(dst, src *Vec, imm uint8, len1, len2 int64, env *fp.Env)
 }
