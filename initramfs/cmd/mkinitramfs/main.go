@@ -1,0 +1,73 @@
+// Command mkinitramfs writes an initramfs archive: the base one from the agent alone, or with -userland the default one.
+package main
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/detvm/detvm/initramfs"
+	"github.com/klauspost/compress/zstd"
+)
+
+func main() {
+	agent := flag.String("agent", "", "the agent program, which becomes /init")
+	userland := flag.String("userland", "", "the multi-call program of the default userland")
+	commands := flag.String("commands", "", "file that lists the userland's commands, one a line")
+	out := flag.String("o", "", "where to write; compressed when the name ends in .zst")
+	flag.Parse()
+	if err := run(*agent, *userland, *commands, *out); err != nil {
+		fmt.Fprintln(os.Stderr, "mkinitramfs:", err)
+		os.Exit(1)
+	}
+}
+
+func run(agent, userland, commands, out string) error {
+	program, err := os.ReadFile(agent)
+	if err != nil {
+		return err
+	}
+	records := initramfs.Base(program)
+	if userland != "" {
+		binary, err := os.ReadFile(userland)
+		if err != nil {
+			return err
+		}
+		list, err := os.ReadFile(commands)
+		if err != nil {
+			return err
+		}
+		more, err := initramfs.Userland(binary, strings.Fields(string(list)), "gosh")
+		if err != nil {
+			return err
+		}
+		records = append(records, more...)
+	}
+	archive, err := initramfs.Bytes(records)
+	if err != nil {
+		return err
+	}
+	if strings.HasSuffix(out, ".zst") {
+		if archive, err = compress(archive); err != nil {
+			return fmt.Errorf("compress: %w", err)
+		}
+	}
+	return os.WriteFile(out, archive, 0o644)
+}
+
+func compress(b []byte) ([]byte, error) {
+	var z bytes.Buffer
+	w, err := zstd.NewWriter(&z, zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := w.Write(b); err != nil {
+		return nil, err
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return z.Bytes(), nil
+}
