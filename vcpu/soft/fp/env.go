@@ -45,6 +45,8 @@ type Env struct {
 	XMM0 [2]uint64
 	// Len1 and Len2 are the lengths from EAX and EDX (RAX and RDX with REX.W, sign-extended otherwise) for the rows that say so.
 	Len1, Len2 int64
+
+	collect bool // Raise only accumulates; see Lanes
 }
 
 // rounding returns the rounding mode of an MXCSR value.
@@ -56,6 +58,10 @@ func unmaskedBits(mx uint32) uint32 { return ^(mx >> MaskShift) & allFlags }
 // Raise accumulates the flags that one instruction raised, and reports whether its result may be written. If an
 // exception that is found before computing is unmasked, those found after computing are not flagged (SDM vol. 1, 11.5.1).
 func (e *Env) Raise(flags uint32) bool {
+	if e.collect {
+		e.MXCSR |= flags
+		return true
+	}
 	unmasked := unmaskedBits(e.MXCSR)
 	if flags&unmasked&preFlags != 0 {
 		flags &= preFlags
@@ -140,3 +146,18 @@ func (op arith) sse64(a, b uint64, mx uint32) (uint64, uint32) {
 	r, flags := op.sse(unpack64(a), unpack64(b), binary64, mx)
 	return r.pack64(), flags
 }
+
+// Masked reports whether all exceptions are masked, so that no operation can set Unmasked.
+func (e *Env) Masked() bool { return e.MXCSR>>MaskShift&allFlags == allFlags }
+
+// Lanes returns an environment for computing the lanes of a packed instruction one by one when exceptions are unmasked: it collects the
+// flags of all lanes without judging them. Afterwards e.Raise(lanes.Collected()) decides for all of them together, as the processor does.
+func (e *Env) Lanes() Env {
+	l := *e
+	l.MXCSR &^= allFlags
+	l.collect = true
+	return l
+}
+
+// Collected returns the flags raised since Lanes.
+func (e *Env) Collected() uint32 { return e.MXCSR & allFlags }

@@ -37,13 +37,14 @@ const (
 	MemOnly     // mod != 3
 )
 
-// Width restricts a row by REX.W.
+// Width restricts a row by the operand size, where that is an attribute of the instruction and not part of the opcode.
 type Width uint8
 
-// The restrictions on REX.W.
+// The restrictions on operand size.
 const (
 	AnyW Width = iota
-	W0         // REX.W = 0
+	W16        // 16-bit operands: REX.W = 0 and a 66 prefix beside the mandatory one (POPCNT, CRC32)
+	W0         // REX.W = 0; rows of W16 come before it
 	W1         // REX.W = 1
 )
 
@@ -84,6 +85,8 @@ type Op struct {
 	Ext int8
 	// Dst and Src are the operands. For group shifts Dst is XRM or MRM (register only) and Src None.
 	Dst, Src Loc
+	// First, if not None, is where the first operand is read from when that is not the destination: dst enters holding it (PCMPxSTRx).
+	First Loc
 	// MemSize is the width in bytes of the memory operand, if ModRM selects memory; 0 for register-only rows. A load zero-extends into a Vec; a store
 	// writes the low MemSize bytes of dst.
 	MemSize uint8
