@@ -116,3 +116,6 @@ func (r *Reader) Close() error {
 	}
 	return nil
 }
+
+// Rest returns all that is left of the input, aliasing it.
+func (r *Reader) Rest() []byte { return r.Raw(len(r.rest)) }
