@@ -1,0 +1,221 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/detvm/detvm/images"
+	"github.com/detvm/detvm/vmm"
+)
+
+func newImageCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "image",
+		Short: "Make and manage root file system images",
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:  cobra.NoArgs,
+	}
+	c.AddCommand(newImageBuildCommand(), newImageListCommand(), newImagePruneCommand())
+	return c
+}
+
+func newImageBuildCommand() *cobra.Command {
+	var output, name, format, ref, epoch string
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "build [flags] SOURCE",
+		Short: "Make a root file system image from a directory, a tar, a docker-archive or an OCI layout",
+		Long: `Make a root file system image. The same source gives the same bytes on any host: owners, modes, links, xattrs and device nodes are kept,
+modification times are clamped to SOURCE_DATE_EPOCH (or --epoch; 0 by default).`,
+		Example: `  detvm image build -o debian.img rootfs.tar
+  docker save alpine:3 | tee alpine.tar >/dev/null && detvm image build --name alpine alpine.tar
+  detvm run --image alpine -- /bin/busybox`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if (output == "") == (name == "") {
+				return usagef("give either --output FILE or --name NAME")
+			}
+			opts := images.Options{Format: images.Format(format), Ref: ref}
+			if epoch != "" {
+				n, err := strconv.ParseInt(epoch, 10, 64)
+				if err != nil {
+					return usagef("--epoch %q: want Unix seconds", epoch)
+				}
+				opts.Epoch = &n
+			}
+			out := cmd.OutOrStdout()
+			if name != "" {
+				store, err := images.DefaultStore()
+				if err != nil {
+					return err
+				}
+				img, err := store.Build(cmd.Context(), args[0], name, opts)
+				if err != nil {
+					return err
+				}
+				return printJSONOr(out, asJSON, img, func() { fmt.Fprintf(out, "%s  %s\n", img.SHA256, name) })
+			}
+			r, err := images.Build(cmd.Context(), args[0], output, opts)
+			if err != nil {
+				return err
+			}
+			return printJSONOr(out, asJSON, r, func() { fmt.Fprintf(out, "%s  %s\n", r.SHA256, output) })
+		},
+	}
+	c.Flags().StringVarP(&output, "output", "o", "", "write the image to this file")
+	c.Flags().StringVar(&name, "name", "", "keep the image in the user's store under this name")
+	c.Flags().StringVar(&format, "format", "", "file system: erofs (the default)")
+	c.Flags().StringVar(&ref, "ref", "", "which image of an archive that holds several")
+	c.Flags().StringVar(&epoch, "epoch", "", "latest modification time, Unix seconds (default: SOURCE_DATE_EPOCH or 0)")
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}
+
+func newImageListCommand() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "ls",
+		Short: "List the images in the store",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			store, err := images.DefaultStore()
+			if err != nil {
+				return err
+			}
+			list, err := store.List()
+			if err != nil {
+				return err
+			}
+			out := cmd.OutOrStdout()
+			return printJSONOr(out, asJSON, list, func() {
+				w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+				fmt.Fprintln(w, "NAME\tSIZE\tSHA256")
+				for _, i := range list {
+					fmt.Fprintf(w, "%s\t%d\t%s\n", i.Name, i.Size, i.SHA256)
+				}
+				_ = w.Flush()
+			})
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}
+
+func newImagePruneCommand() *cobra.Command {
+	var unused time.Duration
+	var dryRun bool
+	c := &cobra.Command{
+		Use:   "prune [NAME…]",
+		Short: "Remove images from the store, and files that nothing refers to",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			store, err := images.DefaultStore()
+			if err != nil {
+				return err
+			}
+			p, err := store.Prune(images.PruneOptions{UnusedFor: unused, Names: args, DryRun: dryRun})
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%d names, %d files, %d bytes\n", len(p.Names), p.Files, p.Bytes)
+			return nil
+		},
+	}
+	c.Flags().DurationVar(&unused, "unused-for", 0, "remove names not used for so long")
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "remove nothing, only tell")
+	return c
+}
+
+// findImage turns the argument of --image into a file: a path, or a name in the store.
+func findImage(arg string) (string, error) {
+	if _, err := os.Stat(arg); err == nil || !images.ValidName(arg) {
+		return arg, nil
+	}
+	store, err := images.DefaultStore()
+	if err != nil {
+		return arg, nil
+	}
+	img, err := store.Lookup(arg)
+	if err != nil {
+		return "", fmt.Errorf("image %q: neither a file nor a name in the store (see 'detvm image ls')", arg)
+	}
+	return img.Path, nil
+}
+
+func newSnapshotCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "snapshot",
+		Short: "Manage the cache of boot snapshots",
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:  cobra.NoArgs,
+	}
+	var asJSON bool
+	ls := &cobra.Command{
+		Use: "ls", Short: "List cached boot snapshots", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			dir, err := snapshotDir()
+			if err != nil {
+				return err
+			}
+			list, err := vmm.ListSnapshots(dir)
+			if err != nil {
+				return err
+			}
+			out := cmd.OutOrStdout()
+			return printJSONOr(out, asJSON, list, func() {
+				for _, s := range list {
+					fmt.Fprintf(out, "%s  %d bytes  used %s\n", filepath.Base(s.Path), s.Size, s.Used.Format(time.RFC3339))
+				}
+			})
+		},
+	}
+	ls.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	var keep int
+	prune := &cobra.Command{
+		Use: "prune", Short: "Remove cached boot snapshots; the next run boots from cold", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if keep < 0 {
+				return usagef("--keep %d: want 0 or more", keep)
+			}
+			dir, err := snapshotDir()
+			if err != nil {
+				return err
+			}
+			removed, err := vmm.PruneSnapshots(dir, keep)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "removed %d snapshots\n", len(removed))
+			return nil
+		},
+	}
+	prune.Flags().IntVar(&keep, "keep", 0, "keep this many of the most recently used")
+	c.AddCommand(ls, prune)
+	return c
+}
+
+func snapshotDir() (string, error) {
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("find the cache directory: %w", err)
+	}
+	return filepath.Join(dir, "detvm", "snapshots"), nil
+}
+
+// printJSONOr prints v as JSON, or calls plain.
+func printJSONOr(out io.Writer, asJSON bool, v any, plain func()) error {
+	if !asJSON {
+		plain()
+		return nil
+	}
+	enc := json.NewEncoder(out)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}

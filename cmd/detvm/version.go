@@ -1,0 +1,30 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/cobra/doc"
+
+	"github.com/detvm/detvm/vmm"
+)
+
+func newVersionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print version, machine model and CPU model", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			fmt.Fprintf(cmd.OutOrStdout(), "detvm %s (%s, %s)\n", vmm.Version, vmm.MachineModel, vmm.CPUModel)
+			return nil
+		},
+	}
+}
+
+func newManCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "man DIR", Short: "Write man pages into a directory", Args: cobra.ExactArgs(1), Hidden: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			header := &doc.GenManHeader{Title: "DETVM", Section: "1", Source: "detvm " + vmm.Version, Date: &vmm.DefaultStart}
+			return doc.GenManTree(cmd.Root(), header, args[0])
+		},
+	}
+}

@@ -1,0 +1,227 @@
+package vmm
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+
+	"github.com/detvm/detvm/trace"
+	"github.com/detvm/detvm/vcpu"
+)
+
+// eventLog is the one thing that differs between a plain run, a recorded run and a replay. The run loop tells it every event in order and asks it
+// for everything that comes from outside the machine.
+type eventLog interface {
+	// event takes what the machine did. A recorder writes it; a replayer compares it and returns a *Divergence.
+	event(e *trace.Event) error
+	// input obtains what the guest waits for now. live fills e from the outside world; a replayer fills it from the trace instead.
+	input(e *trace.Event, live func(e *trace.Event) error) error
+	// async returns the next input that arrives by itself at this position, or nil. live asks the outside world.
+	async(position uint64, live func() *trace.Event) (*trace.Event, error)
+	// nextAsync is the position of the next such input when it is known beforehand, else vcpu.NoStop.
+	nextAsync() uint64
+}
+
+// liveLog is a run that nobody records.
+type liveLog struct{}
+
+func (liveLog) event(*trace.Event) error { return nil }
+func (liveLog) input(e *trace.Event, live func(*trace.Event) error) error {
+	return live(e)
+}
+func (liveLog) async(_ uint64, live func() *trace.Event) (*trace.Event, error) { return live(), nil }
+func (liveLog) nextAsync() uint64                                              { return vcpu.NoStop }
+
+// recorder writes everything to a trace.
+type recorder struct{ w *trace.Writer }
+
+func (r recorder) event(e *trace.Event) error { return r.w.Append(e) }
+
+func (r recorder) input(e *trace.Event, live func(*trace.Event) error) error {
+	if err := live(e); err != nil {
+		return err
+	}
+	return r.w.Append(e)
+}
+
+func (r recorder) async(_ uint64, live func() *trace.Event) (*trace.Event, error) {
+	e := live()
+	if e == nil {
+		return nil, nil
+	}
+	return e, nil // appended by the run loop through event, once stamped with its position
+}
+
+func (recorder) nextAsync() uint64 { return vcpu.NoStop }
+
+// errReplayEnd ends a partial replay.
+var errReplayEnd = errors.New("replay: the asked position is reached")
+
+// asyncKinds are the inputs that arrive by themselves.
+func isAsync(e *trace.Event) bool {
+	return e.Kind == trace.KindSignal || e.Kind == trace.KindWinsize || e.Kind == trace.KindStdin && e.Value&stdinUnasked != 0
+}
+
+// stdinUnasked marks a stdin event that the guest did not ask for (a terminal), in Event.Value.
+const stdinUnasked = 1
+
+// replayer feeds the inputs of a trace and compares everything else with it.
+type replayer struct {
+	events   *trace.Iterator
+	next     *trace.Event // the event that has to come now
+	have     bool         // next is valid
+	index    uint64       // of next
+	until    func(*trace.Event) bool
+	progress func(index uint64)
+}
+
+func newReplayer(events *trace.Iterator, until func(*trace.Event) bool, progress func(uint64)) (*replayer, error) {
+	r := &replayer{events: events, until: until, progress: progress}
+	return r, r.advance()
+}
+
+// advance loads the next event of the trace.
+func (r *replayer) advance() error {
+	if r.have {
+		r.index++
+		if r.progress != nil && r.index%4096 == 0 {
+			r.progress(r.index)
+		}
+	}
+	if r.have = r.events.Next(); r.have {
+		r.next = r.events.Event()
+	}
+	if err := r.events.Err(); !r.have && err != nil {
+		return fmt.Errorf("read event %d of the trace: %w", r.index, err)
+	}
+	return nil
+}
+
+// expect compares an event with the trace and steps over it.
+func (r *replayer) expect(e *trace.Event) error {
+	if !r.have {
+		return &Divergence{Index: r.index, Got: cloneEvent(e), Reason: "the trace ends here, but the replay goes on"}
+	}
+	if reason := differs(r.next, e); reason != "" {
+		want := cloneEvent(r.next)
+		return &Divergence{Index: r.index, Want: want, Got: cloneEvent(e), Reason: reason}
+	}
+	stop := r.until != nil && r.until(r.next)
+	if err := r.advance(); err != nil {
+		return err
+	}
+	if stop {
+		return errReplayEnd
+	}
+	return nil
+}
+
+func (r *replayer) event(e *trace.Event) error { return r.expect(e) }
+
+func (r *replayer) input(e *trace.Event, _ func(*trace.Event) error) error {
+	if r.have && r.next.Kind == e.Kind && !isAsync(r.next) {
+		e.Value, e.Data = r.next.Value, bytes.Clone(r.next.Data)
+	}
+	return r.expect(e)
+}
+
+func (r *replayer) async(position uint64, _ func() *trace.Event) (*trace.Event, error) {
+	if !r.have || !isAsync(r.next) || r.next.Position > position {
+		return nil, nil
+	}
+	return cloneEvent(r.next), nil
+}
+
+func (r *replayer) nextAsync() uint64 {
+	if r.have && isAsync(r.next) {
+		return r.next.Position
+	}
+	return vcpu.NoStop
+}
+
+// done checks that a finished replay used the whole trace.
+func (r *replayer) done() error {
+	if r.have {
+		return &Divergence{Index: r.index, Want: cloneEvent(r.next), Reason: "the replay ended, but the trace goes on"}
+	}
+	return nil
+}
+
+// differs names the first field in which two events differ, or returns "".
+func differs(want, got *trace.Event) string {
+	switch {
+	case want.Kind != got.Kind:
+		return "kind"
+	case want.Position != got.Position:
+		return "position"
+	case want.Time != got.Time:
+		return "time"
+	case want.Device != got.Device || want.Addr != got.Addr || want.Size != got.Size || want.Write != got.Write:
+		return "access"
+	case want.PC != got.PC:
+		return "pc"
+	case want.Value != got.Value || want.Fault != got.Fault:
+		return "value"
+	case want.Task != got.Task || want.PID != got.PID:
+		return "task"
+	case !bytes.Equal(want.Data, got.Data):
+		return "data"
+	}
+	return ""
+}
+
+func cloneEvent(e *trace.Event) *trace.Event {
+	c := e.Clone()
+	return &c
+}
+
+// Divergence is where a replay parted from its trace. It is an error.
+type Divergence struct {
+	Index     uint64       // number of the event in the trace
+	Want, Got *trace.Event // nil when one side has ended
+	Reason    string       // the first differing field, or what is missing
+	Suspect   string       // clock, randomness, interrupt, input or memory
+	Registers string       // of the replaying machine, for a person
+}
+
+func (d *Divergence) Error() string {
+	return fmt.Sprintf("diverged at event %d: %s", d.Index, d.Reason)
+}
+
+// complete adds what the machine knows.
+func (d *Divergence) complete(m *Machine) {
+	d.Suspect = suspect(d.Want, d.Got, d.Reason)
+	if s, err := m.cpu.State(); err == nil {
+		d.Registers = formatRegisters(s)
+	}
+}
+
+// suspect names the likeliest cause of a difference between two events.
+func suspect(want, got *trace.Event, reason string) string {
+	kind := func(k trace.Kind) bool { return want != nil && want.Kind == k || got != nil && got.Kind == k }
+	switch {
+	case kind(trace.KindStdin) || kind(trace.KindSignal) || kind(trace.KindWinsize) || kind(trace.KindStart):
+		return "input"
+	case kind(trace.KindInterrupt) && (reason == "kind" || reason == "position" || reason == "value"):
+		return "interrupt"
+	case reason == "time" || kind(trace.KindHalt) || want != nil && want.Kind == trace.KindRDMSR && want.Addr == vcpu.MSRDetvmTime || want != nil && want.Kind == trace.KindWRMSR && want.Addr == vcpu.MSRDetvmTimer:
+		return "clock"
+	case reason == "data" && (kind(trace.KindStdout) || kind(trace.KindStderr) || kind(trace.KindDiskWrite)):
+		return "randomness"
+	}
+	return "memory"
+}
+
+func formatRegisters(s *vcpu.State) string {
+	names := [...]string{"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"}
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "rip %016x rflags %08x cr3 %x count %d\n", s.RIP, s.RFLAGS, s.CR3, s.Count)
+	for i, n := range names {
+		sep := " "
+		if i%4 == 3 {
+			sep = "\n"
+		}
+		fmt.Fprintf(&b, "%-3s %016x%s", n, s.GPR[i], sep)
+	}
+	return b.String()
+}

@@ -1,0 +1,220 @@
+package vmm
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/detvm/detvm/trace"
+	"github.com/detvm/detvm/vcpu"
+)
+
+// ReplayConfig says how to replay a trace. What the trace stores itself (--self-contained) need not be given.
+type ReplayConfig struct {
+	Engine          string // EngineAuto when empty: any that can count the trace's clock
+	Kernel          []byte // checked against the trace's digest
+	Initramfs       []byte
+	Root, Data      *Disk
+	Stdout, Stderr  io.Writer // nil drops the output
+	SnapshotDir     string
+	Until           func(*trace.Event) bool // stop after the first event for which it is true; nil replays all
+	Progress        func(events uint64)
+	Log, Notice     func(string)
+	AllowMismatch   bool // replay with other inputs than the recorded ones, to see where they part
+	WallTime, Stall time.Duration
+	perturb         func(vcpu.CPU) vcpu.CPU
+}
+
+// ReplayResult is what a replay found.
+type ReplayResult struct {
+	Identical  bool        `json:"identical"` // every event of the trace came again, and nothing else
+	Complete   bool        `json:"complete"`  // the replay went to the end of the trace
+	Events     uint64      `json:"events"`    // that were compared
+	Divergence *Divergence `json:"first_divergence"`
+	*Result
+}
+
+// Replay runs a trace again and compares every event. A divergence is a result, not an error.
+func Replay(ctx context.Context, r *trace.Reader, rc ReplayConfig) (*ReplayResult, error) {
+	m, err := NewReplay(r, rc)
+	if err != nil {
+		return nil, err
+	}
+	defer m.Close()
+	return m.Replay(ctx)
+}
+
+// NewReplay makes the machine that a trace describes, ready for [Machine.Replay].
+func NewReplay(r *trace.Reader, rc ReplayConfig) (*Machine, error) {
+	c, err := replayConfig(r, &rc)
+	if err != nil {
+		return nil, err
+	}
+	m, err := New(c)
+	if err != nil {
+		return nil, err
+	}
+	m.replaying = true
+	if m.replay, err = newReplayer(r.Events(0), rc.Until, rc.Progress); err != nil {
+		m.Close()
+		return nil, err
+	}
+	return m, nil
+}
+
+// Replay runs the trace that the machine was made for.
+func (m *Machine) Replay(ctx context.Context) (*ReplayResult, error) {
+	m.log, m.logging = m.replay, true
+	result, err := m.Run(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rr := &ReplayResult{Result: result, Events: m.replay.index, Divergence: m.divergence}
+	switch result.Outcome {
+	case OutcomeReplayStopped:
+		rr.Identical = true
+		return rr, nil
+	case OutcomeDiverged:
+		return rr, nil
+	}
+	var d *Divergence
+	if err := m.replay.done(); errors.As(err, &d) {
+		d.complete(m)
+		rr.Divergence = d
+		return rr, nil
+	}
+	rr.Identical, rr.Complete = true, true
+	return rr, nil
+}
+
+// replayConfig turns a trace's header back into the configuration of its run.
+func replayConfig(r *trace.Reader, rc *ReplayConfig) (Config, error) {
+	h := r.Header()
+	c := Config{
+		Engine: rc.Engine, Clock: vcpu.Clock(h.Clock), Command: Command{Args: h.Command, Env: h.Env},
+		Start: time.Unix(0, h.StartTime).UTC(), TimeScale: float64(h.ScaleNum) / timeScaleUnit,
+		Stdout: rc.Stdout, Stderr: rc.Stderr, SnapshotDir: rc.SnapshotDir, Log: rc.Log, Notice: rc.Notice,
+		Limits: Limits{WallTime: rc.WallTime, Stall: rc.Stall}, perturb: rc.perturb,
+	}
+	if h.MachineModel != MachineModel || h.CPUModel != CPUModel {
+		return c, fmt.Errorf("the trace is of machine %s with CPU %s; this detvm has %s with %s", h.MachineModel, h.CPUModel, MachineModel, CPUModel)
+	}
+	if h.ScaleDen != timeScaleUnit || h.NSPerCount != nsPerCount[c.Clock] || nsPerCount[c.Clock] == 0 {
+		return c, fmt.Errorf("the trace counts time in a way that this detvm does not: clock %s, %d ns × %d/%d", h.Clock, h.NSPerCount, h.ScaleNum, h.ScaleDen)
+	}
+	if err := c.applySettings(h); err != nil {
+		return c, fmt.Errorf("the trace's header: %w", err)
+	}
+	return c, c.replayInputs(r, rc)
+}
+
+// applySettings reads back what Machine.traceHeader set.
+func (c *Config) applySettings(h *trace.Header) error {
+	get := func(key string) string {
+		v, _ := h.Setting(key)
+		return v
+	}
+	c.Kernel.Cmdline, c.Cwd, c.User = get(settingCmdline), get(settingCwd), get(settingUser)
+	l := &c.Kernel.Layout
+	err := errors.Join(
+		parseFields(get(settingMemory), &c.Memory),
+		parseFields(get(settingSeed), &c.Seed),
+		parseFields(get(settingCheckpoint), &c.CheckpointEvery),
+		parseFields(get(settingLayout), &l.CurrentTask, &l.CommOffset, &l.TGIDOffset),
+	)
+	if err != nil {
+		return err
+	}
+	if get(settingStdin) == "true" {
+		c.Stdin = strings.NewReader("") // the trace has the bytes
+	}
+	if size, ok := h.Setting(settingTerminal); ok {
+		var rows, cols uint64
+		if err := parseFields(size, &rows, &cols); err != nil {
+			return err
+		}
+		c.Terminal, c.Rows, c.Cols = true, uint16(rows), uint16(cols)
+	}
+	c.cpuid, err = decodeCPUID(get(settingCPUID))
+	return err
+}
+
+// replayInputs finds each input of the recorded run: as given, else in the trace.
+func (c *Config) replayInputs(r *trace.Reader, rc *ReplayConfig) error {
+	for i, in := range r.Header().Inputs {
+		var err error
+		switch in.Role {
+		case roleKernel:
+			c.Kernel.Image, err = replayBlob(r, i, in, rc.Kernel, rc.AllowMismatch)
+		case roleInitramfs:
+			c.Initramfs, err = replayBlob(r, i, in, rc.Initramfs, rc.AllowMismatch)
+		case roleImage:
+			c.Root, err = replayDisk(r, i, in, rc.Root, rc.AllowMismatch)
+		case roleDisk:
+			c.Data, err = replayDisk(r, i, in, rc.Data, rc.AllowMismatch)
+		default:
+			err = errors.New("this detvm does not know such an input")
+		}
+		if err != nil {
+			return fmt.Errorf("the trace's %s: %w", in.Role, err)
+		}
+	}
+	return nil
+}
+
+// maxStoredBlob bounds a kernel or initramfs that is read out of a trace.
+const maxStoredBlob = 1 << 30
+
+func replayBlob(r *trace.Reader, i int, in trace.Input, given []byte, mismatch bool) ([]byte, error) {
+	if given != nil && (mismatch || trace.NewDigest(trace.SHA256, given) == in.Digest) {
+		return given, nil
+	}
+	stored, err := storedInput(r, i, in)
+	if err != nil {
+		return nil, err
+	}
+	if in.Size > maxStoredBlob {
+		return nil, fmt.Errorf("%d bytes are too many", in.Size)
+	}
+	p := make([]byte, in.Size)
+	if _, err := io.ReadFull(io.NewSectionReader(stored, 0, int64(in.Size)), p); err != nil {
+		return nil, fmt.Errorf("read it from the trace: %w", err)
+	}
+	if trace.NewDigest(trace.SHA256, p) != in.Digest {
+		return nil, errors.New("the stored copy does not match its digest: run 'detvm verify'")
+	}
+	return p, nil
+}
+
+func replayDisk(r *trace.Reader, i int, in trace.Input, given *Disk, mismatch bool) (*Disk, error) {
+	if given != nil && (mismatch || trace.DigestOf(trace.SHA256, given.Digest[:]) == in.Digest) {
+		return given, nil
+	}
+	stored, err := storedInput(r, i, in)
+	if err != nil {
+		return nil, err
+	}
+	d := &Disk{Name: in.Role + " in the trace", Base: stored, Size: in.Size, partial: true}
+	sum, err := hex.DecodeString(in.Digest.Hex())
+	if err != nil || len(sum) != len(d.Digest) {
+		return nil, fmt.Errorf("digest %s is not a SHA-256", in.Digest)
+	}
+	d.Digest = Digest(sum)
+	return d, nil
+}
+
+// storedInput opens an input inside the trace, or says which file is missing.
+func storedInput(r *trace.Reader, i int, in trace.Input) (*trace.InputReader, error) {
+	parts, err := r.Stored(i)
+	if err != nil {
+		return nil, fmt.Errorf("look for it in the trace: %w", err)
+	}
+	if len(parts) == 0 && in.Size > 0 {
+		return nil, fmt.Errorf("the file with digest %s is needed: give it by flag, or record with --self-contained", in.Digest)
+	}
+	return r.OpenInput(i)
+}
