@@ -39,6 +39,7 @@ const (
 	infinite
 	quietNaN
 	signalNaN
+	unsupported // an x87 encoding that is no number; see unpack80
 )
 
 func (c class) isNaN() bool { return c >= quietNaN }
