@@ -395,14 +395,15 @@ func (v *verifier) record(rec recordAt, body []byte) {
 		}
 	case recordFooter:
 		f, err := parseFooter(body, v.hash.size)
+		if err == nil {
+			v.footer = &f
+		}
 		if err == nil && v.trailer != nil && (rec.offset != v.trailer.footer || rec.end() != v.bound()) {
 			err = errors.New("the footer is not where the trailer says")
 		}
 		if err != nil {
 			v.report.add(Finding{Code: CodeFooter, Offset: rec.offset, Length: rec.end() - rec.offset, Chunk: -1, Message: err.Error()})
-			return
 		}
-		v.footer = &f
 	}
 }
 
