@@ -123,11 +123,11 @@ func (op arith) sse(a, b num, f format, mx uint32) (num, uint32) {
 	}
 	flags := denormalFlag(a, b)
 	r, fl := op.apply(a, b, rounding(mx))
-	if fl&IE != 0 {
+	if fl&(IE|ZE) != 0 { // these have priority over the denormal operand
 		return r, fl
 	}
 	r, fl2 := r.roundSSE(f, mx)
-	return r, flags | fl | fl2
+	return r, flags | fl2
 }
 
 func denormalFlag(a, b num) uint32 {

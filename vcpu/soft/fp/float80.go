@@ -161,10 +161,10 @@ func (op arith) operate(x *X87, a, b num) rounded {
 		return rounded{num: n, flags: flags}
 	}
 	n, flags := op.apply(a, b, x.rounding())
-	if flags&IE != 0 {
+	if flags&(IE|ZE) != 0 { // these have priority over the denormal operand
 		return rounded{num: n, flags: flags}
 	}
 	r := x.round(n, x.precision())
-	r.flags |= flags | denormalFlag(a, b)
+	r.flags |= denormalFlag(a, b)
 	return r
 }

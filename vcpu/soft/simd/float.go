@@ -146,27 +146,49 @@ func addsubps(d, s *Vec, _ uint8, e *fp.Env) {
 	}
 }
 
+// stage computes one step of a multi-step instruction and reports whether the next may follow. An unmasked exception of one step stops the
+// instruction before the flags of later steps are known.
+func stage(e *fp.Env, step func(e *fp.Env)) bool {
+	if e.Masked() {
+		step(e)
+		return true
+	}
+	aside := e.Lanes()
+	step(&aside)
+	return e.Raise(aside.Collected())
+}
+
 // dpps multiplies the lanes in imm[7:4], adds the products pairwise with rounding at each step, and puts the sum in the lanes imm[3:0].
 func dpps(d, s *Vec, imm uint8, e *fp.Env) {
 	var p [4]uint32
-	for i := range p {
-		if imm>>(4+i)&1 != 0 {
-			p[i] = e.Mul32(uint32(dword(d, uint8(i))), uint32(dword(s, uint8(i))))
+	products := func(e *fp.Env) {
+		for i := range p {
+			if imm>>(4+i)&1 != 0 {
+				p[i] = e.Mul32(uint32(dword(d, uint8(i))), uint32(dword(s, uint8(i))))
+			}
 		}
 	}
-	sum := uint64(e.Add32(e.Add32(p[0], p[1]), e.Add32(p[2], p[3])))
-	*d = Vec{sum * lD & laneMask(imm, 32), sum * lD & laneMask(imm>>2, 32)}
+	pairs := func(e *fp.Env) { p[0], p[2] = e.Add32(p[0], p[1]), e.Add32(p[2], p[3]) }
+	total := func(e *fp.Env) { p[0] = e.Add32(p[0], p[2]) }
+	if stage(e, products) && stage(e, pairs) && stage(e, total) {
+		sum := uint64(p[0]) * lD
+		*d = Vec{sum & laneMask(imm, 32), sum & laneMask(imm>>2, 32)}
+	}
 }
 
 func dppd(d, s *Vec, imm uint8, e *fp.Env) {
 	var p [2]uint64
-	for i := range p {
-		if imm>>(4+i)&1 != 0 {
-			p[i] = e.Mul64(d[i], s[i])
+	products := func(e *fp.Env) {
+		for i := range p {
+			if imm>>(4+i)&1 != 0 {
+				p[i] = e.Mul64(d[i], s[i])
+			}
 		}
 	}
-	sum := e.Add64(p[0], p[1])
-	*d = Vec{sum & -uint64(imm&1), sum & -uint64(imm>>1&1)}
+	total := func(e *fp.Env) { p[0] = e.Add64(p[0], p[1]) }
+	if stage(e, products) && stage(e, total) {
+		*d = Vec{p[0] & -uint64(imm&1), p[0] & -uint64(imm>>1&1)}
+	}
 }
 
 // Conversions between scalars.

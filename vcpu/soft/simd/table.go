@@ -382,8 +382,8 @@ var map3A = in3A(concat(
 	},
 	sizes(xmm("PINSRD", P66, 0x22, nil).mem(4).locs(XReg, GRM32), pinsrd, pinsrq),
 	[]Op{
-		xmm("DPPS", P66, 0x40, dpps).lanes(),
-		xmm("DPPD", P66, 0x41, dppd).lanes(),
+		xmm("DPPS", P66, 0x40, dpps).fp(),
+		xmm("DPPD", P66, 0x41, dppd).fp(),
 		xmm("MPSADBW", P66, 0x42, mpsadbw),
 		xmm("PCMPESTRM", P66, 0x60, pcmpestrm).mem(16).locs(XMM0, XRM).first(XReg).flags().lengths(),
 		xmm("PCMPESTRI", P66, 0x61, pcmpestri).mem(16).locs(ECX, XRM).first(XReg).flags().lengths(),
