@@ -138,7 +138,7 @@ func (e *Env) F32ToF64(a uint32) uint64 {
 // F64ToF32 narrows (CVTSD2SS).
 func (e *Env) F64ToF32(a uint64) uint32 {
 	if e.fast() && normal64(a) {
-		if r := math.Float32bits(float32(math.Float64frombits(a))); normal32(r) {
+		if r := math.Float32bits(float32(math.Float64frombits(a))); above32(r) {
 			return r
 		}
 	}

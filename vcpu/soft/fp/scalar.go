@@ -2,9 +2,13 @@ package fp
 
 import "math"
 
-// expo32 and expo64 report whether the number is normal: neither zero, denormal, infinite nor NaN.
+// normal32 and normal64 report whether the number is normal: neither zero, denormal, infinite nor NaN.
 func normal32(a uint32) bool { return a<<1-1<<24 < 0xfe<<24 }
 func normal64(a uint64) bool { return a<<1-1<<53 < 0x7fe<<53 }
+
+// above32 and above64 report whether the number is normal and not the smallest one: a product or quotient that was rounded up to that was tiny.
+func above32(a uint32) bool { return a<<1-2<<24 < 0xfd<<24 }
+func above64(a uint64) bool { return a<<1-2<<53 < 0x7fd<<53 }
 
 // plain32 and plain64 report whether the number is normal or zero.
 func plain32(a uint32) bool { return a<<1 == 0 || normal32(a) }
@@ -37,7 +41,7 @@ func (e *Env) Sub64(a, b uint64) uint64 {
 func (e *Env) Mul64(a, b uint64) uint64 {
 	if e.fast() {
 		r := math.Float64bits(math.Float64frombits(a) * math.Float64frombits(b))
-		if normal64(r) && normal64(a) && normal64(b) || a<<1 == 0 && plain64(b) || b<<1 == 0 && plain64(a) {
+		if above64(r) && normal64(a) && normal64(b) || a<<1 == 0 && plain64(b) || b<<1 == 0 && plain64(a) {
 			return r
 		}
 	}
@@ -48,7 +52,7 @@ func (e *Env) Mul64(a, b uint64) uint64 {
 func (e *Env) Div64(a, b uint64) uint64 {
 	if e.fast() {
 		r := math.Float64bits(math.Float64frombits(a) / math.Float64frombits(b))
-		if normal64(b) && (normal64(r) && normal64(a) || a<<1 == 0) {
+		if normal64(b) && (above64(r) && normal64(a) || a<<1 == 0) {
 			return r
 		}
 	}
@@ -91,7 +95,7 @@ func (e *Env) Sub32(a, b uint32) uint32 {
 func (e *Env) Mul32(a, b uint32) uint32 {
 	if e.fast() {
 		r := math.Float32bits(math.Float32frombits(a) * math.Float32frombits(b))
-		if normal32(r) && normal32(a) && normal32(b) || a<<1 == 0 && plain32(b) || b<<1 == 0 && plain32(a) {
+		if above32(r) && normal32(a) && normal32(b) || a<<1 == 0 && plain32(b) || b<<1 == 0 && plain32(a) {
 			return r
 		}
 	}
@@ -102,7 +106,7 @@ func (e *Env) Mul32(a, b uint32) uint32 {
 func (e *Env) Div32(a, b uint32) uint32 {
 	if e.fast() {
 		r := math.Float32bits(math.Float32frombits(a) / math.Float32frombits(b))
-		if normal32(b) && (normal32(r) && normal32(a) || a<<1 == 0) {
+		if normal32(b) && (above32(r) && normal32(a) || a<<1 == 0) {
 			return r
 		}
 	}

@@ -239,8 +239,10 @@ func TestRowsMatchProcessor(t *testing.T) {
 }
 
 func TestUnmaskedExceptionsMatchProcessor(t *testing.T) {
-	// On the way from the signal to the panic the runtime's collector must not compute with our MXCSR.
+	// On the way from the signal to the panic the runtime's allocator and collector must not compute with our MXCSR.
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	defer func(rate int) { runtime.MemProfileRate = rate }(runtime.MemProfileRate)
+	runtime.MemProfileRate = 0
 	runtime.LockOSThread() // MXCSR is read after the panic
 	defer runtime.UnlockOSThread()
 	n := newNative(t)
