@@ -1,0 +1,348 @@
+// Package tests holds the whole-system tests: scripts in testdata that drive the built binary, bin/detvm, as a user would.
+//
+// Each script of testdata/*.txtar runs on each engine that the host has (soft always, kvm with /dev/kvm), with the default userland. The
+// scripts of testdata/debian need the Debian image (make debian-image) and run when it was built. A script gets, besides
+// testscript's own commands (go doc github.com/rogpeppe/go-internal/testscript):
+//
+//	$CPU                     the engine: soft or kvm
+//	$DEBIAN                  the Debian image
+//	same N [args…]           'detvm run --cpu $CPU args…' N times: equal output, exit code and digests each time
+//	code N command…          the command, which must end with exit code N
+//	fails N command…         like code, and standard error must be one line that begins with "detvm: "
+//	signal SIG MARK N cmd…   the command, which gets the signal SIG when it has written MARK, and must end with exit code N
+//	jsonsame A B field…      two JSON files have equal values in the fields
+//	jsonother A B field…     … different values
+//	jsonhas A field value    a JSON file has a value in a field
+//	nothing DIR              the directory is empty
+package tests
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestSoft(t *testing.T) { runScripts(t, "soft", "soft", "testdata") }
+
+func TestKVM(t *testing.T) {
+	needKVM(t)
+	runScripts(t, "kvm", "kvm", "testdata")
+}
+
+func TestDebianSoft(t *testing.T) {
+	needDebian(t)
+	runScripts(t, "debian-soft", "soft", "testdata/debian")
+}
+
+func TestDebianKVM(t *testing.T) {
+	needKVM(t)
+	needDebian(t)
+	runScripts(t, "debian-kvm", "kvm", "testdata/debian")
+}
+
+func needKVM(t *testing.T) {
+	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("needs /dev/kvm: %v", err)
+	}
+	f.Close()
+}
+
+// debianImage is where 'make debian-image' leaves the image, or $DETVM_DEBIAN_IMAGE.
+func debianImage() string {
+	if path := os.Getenv("DETVM_DEBIAN_IMAGE"); path != "" {
+		return path
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(cache, "detvm", "debian.img")
+}
+
+func needDebian(t *testing.T) {
+	if _, err := os.Stat(debianImage()); err != nil {
+		t.Skipf("needs the Debian image (make debian-image): %v", err)
+	}
+}
+
+// binDir is the directory of the built binary.
+func binDir(t *testing.T) string {
+	dir, err := filepath.Abs("../bin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "detvm")); err != nil {
+		t.Fatalf("run 'make build' first: %v", err)
+	}
+	return dir
+}
+
+// cacheDir holds the boot snapshots of all scripts of this test process, apart from the user's.
+var cacheDir string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "detvm-tests-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	cacheDir = dir
+	code := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// runScripts runs the scripts in dir on the engine cpu. It notes the suite's name in the file $DETVM_SUITES, if that is set, so that continuous
+// integration knows a suite that passed from one that was skipped.
+func runScripts(t *testing.T, suite, cpu, dir string) {
+	bin := binDir(t)
+	t.Cleanup(func() { // after the scripts, which run in parallel
+		if err := noteSuite(suite); err != nil {
+			t.Error(err)
+		}
+	})
+	testscript.Run(t, testscript.Params{
+		Dir:                dir,
+		RequireUniqueNames: true,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("PATH", bin+string(os.PathListSeparator)+env.Getenv("PATH"))
+			env.Setenv("CPU", cpu)
+			env.Setenv("DEBIAN", debianImage())
+			env.Setenv("XDG_CACHE_HOME", cacheDir)
+			return nil
+		},
+		Condition: func(cond string) (bool, error) {
+			if cond == "soft" || cond == "kvm" {
+				return cond == cpu, nil
+			}
+			return false, fmt.Errorf("unknown condition %q", cond)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"same": same, "code": code, "fails": fails, "signal": signalled,
+			"jsonsame": jsonSame, "jsonother": jsonOther, "jsonhas": jsonHas, "nothing": nothing,
+		},
+	})
+}
+
+func noteSuite(suite string) error {
+	path := os.Getenv("DETVM_SUITES")
+	if path == "" {
+		return nil
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o666)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(f, suite)
+	return errors.Join(err, f.Close())
+}
+
+// outcome is what a process left.
+type outcome struct {
+	code           int
+	stdout, stderr string
+}
+
+// command prepares a process in the script's directory and environment.
+func command(ts *testscript.TestScript, args []string) *exec.Cmd {
+	path := args[0]
+	if path == "detvm" {
+		path = filepath.Join(strings.Split(ts.Getenv("PATH"), string(os.PathListSeparator))[0], path)
+	}
+	c := exec.Command(path, args[1:]...)
+	c.Dir = ts.MkAbs(".")
+	for _, name := range []string{"PATH", "HOME", "TMPDIR", "XDG_CACHE_HOME", "CPU", "DEBIAN", "WORK"} {
+		c.Env = append(c.Env, name+"="+ts.Getenv(name))
+	}
+	return c
+}
+
+// finish waits for a process and hands its output to the script.
+func finish(ts *testscript.TestScript, c *exec.Cmd, stdout, stderr *bytes.Buffer) outcome {
+	err := c.Wait()
+	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+		ts.Fatalf("%s: %v", c.Path, err)
+	}
+	io.WriteString(ts.Stdout(), stdout.String())
+	io.WriteString(ts.Stderr(), stderr.String())
+	return outcome{c.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+}
+
+func run(ts *testscript.TestScript, args []string) outcome {
+	c := command(ts, args)
+	var stdout, stderr bytes.Buffer
+	c.Stdout, c.Stderr = &stdout, &stderr
+	ts.Check(c.Start())
+	return finish(ts, c, &stdout, &stderr)
+}
+
+// number reads the leading number of a custom command's arguments.
+func number(ts *testscript.TestScript, neg bool, args []string) (int, []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: COMMAND N args…, without '!'")
+	}
+	n, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	return n, args[1:]
+}
+
+// sameFields are the parts of the JSON result that depend on the run alone. Wall times do not, nor does whether it began from a snapshot.
+var sameFields = []string{"outcome", "exit_code", "stdout_sha256", "stderr_sha256", "state_sha256", "disk_sha256", "virtual_time_ns", "exits", "position", "clock",
+	"engine", "image_sha256", "kernel_sha256", "initramfs_sha256"}
+
+func same(ts *testscript.TestScript, neg bool, args []string) {
+	n, args := number(ts, neg, args)
+	file := filepath.Join(ts.MkAbs("."), ".same.json")
+	var first outcome
+	var firstResult map[string]any
+	for i := range n {
+		got := run(ts, append([]string{"detvm", "run", "--cpu", ts.Getenv("CPU"), "--json", file}, args...))
+		if got.code != 0 {
+			ts.Fatalf("run %d: exit code %d", i+1, got.code)
+		}
+		result := readJSON(ts, file)
+		if i == 0 {
+			first, firstResult = got, result
+			continue
+		}
+		if got != first {
+			ts.Fatalf("run %d differs from run 1: %+v, %+v", i+1, got, first)
+		}
+		for _, field := range sameFields {
+			if !reflect.DeepEqual(result[field], firstResult[field]) {
+				ts.Fatalf("%s of run %d is %v, of run 1 %v", field, i+1, result[field], firstResult[field])
+			}
+		}
+	}
+}
+
+func code(ts *testscript.TestScript, neg bool, args []string) {
+	want, args := number(ts, neg, args)
+	if got := run(ts, args); got.code != want {
+		ts.Fatalf("exit code %d, want %d", got.code, want)
+	}
+}
+
+func fails(ts *testscript.TestScript, neg bool, args []string) {
+	want, args := number(ts, neg, args)
+	got := run(ts, args)
+	if got.code != want {
+		ts.Fatalf("exit code %d, want %d", got.code, want)
+	}
+	wantOneLine(ts, got.stderr)
+}
+
+func wantOneLine(ts *testscript.TestScript, stderr string) {
+	if !strings.HasPrefix(stderr, "detvm: ") || strings.Count(stderr, "\n") != 1 || !strings.HasSuffix(stderr, "\n") {
+		ts.Fatalf("standard error is not one line of ours: %q", stderr)
+	}
+}
+
+// signalled runs a command whose guest announces by MARK that it is ready for the signal.
+func signalled(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 4 {
+		ts.Fatalf("usage: signal SIG MARK N command…")
+	}
+	signals := map[string]syscall.Signal{"INT": syscall.SIGINT, "TERM": syscall.SIGTERM, "HUP": syscall.SIGHUP, "USR1": syscall.SIGUSR1, "KILL": syscall.SIGKILL}
+	sig, ok := signals[args[0]]
+	if !ok {
+		ts.Fatalf("unknown signal %s", args[0])
+	}
+	want, err := strconv.Atoi(args[2])
+	ts.Check(err)
+	c := command(ts, args[3:])
+	var stderr bytes.Buffer
+	out := &watcher{mark: []byte(args[1]), seen: make(chan struct{})}
+	c.Stdout, c.Stderr = out, &stderr
+	ts.Check(c.Start())
+	select {
+	case <-out.seen:
+	case <-time.After(2 * time.Minute):
+		ts.Logf("no %q in the output; killed", args[1])
+		c.Process.Kill()
+	}
+	ts.Check(c.Process.Signal(sig))
+	got := finish(ts, c, &out.buf, &stderr)
+	if got.code != want {
+		ts.Fatalf("exit code %d, want %d", got.code, want)
+	}
+}
+
+// watcher is a buffer that tells when a mark was written to it.
+type watcher struct {
+	buf  bytes.Buffer
+	mark []byte
+	seen chan struct{}
+	done bool
+}
+
+func (w *watcher) Write(p []byte) (int, error) {
+	n, err := w.buf.Write(p)
+	if !w.done && bytes.Contains(w.buf.Bytes(), w.mark) {
+		w.done = true
+		close(w.seen)
+	}
+	return n, err
+}
+
+func readJSON(ts *testscript.TestScript, file string) map[string]any {
+	var v map[string]any
+	if err := json.Unmarshal([]byte(ts.ReadFile(file)), &v); err != nil {
+		ts.Fatalf("%s: %v", file, err)
+	}
+	return v
+}
+
+func jsonSame(ts *testscript.TestScript, neg bool, args []string)  { jsonCompare(ts, neg, args, true) }
+func jsonOther(ts *testscript.TestScript, neg bool, args []string) { jsonCompare(ts, neg, args, false) }
+
+func jsonCompare(ts *testscript.TestScript, neg bool, args []string, want bool) {
+	if neg || len(args) < 3 {
+		ts.Fatalf("usage: jsonsame|jsonother A B field…")
+	}
+	a, b := readJSON(ts, args[0]), readJSON(ts, args[1])
+	for _, field := range args[2:] {
+		if a[field] == nil {
+			ts.Fatalf("%s has no %s", args[0], field)
+		}
+		if reflect.DeepEqual(a[field], b[field]) != want {
+			ts.Fatalf("%s: %v and %v", field, a[field], b[field])
+		}
+	}
+}
+
+func jsonHas(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 3 {
+		ts.Fatalf("usage: jsonhas A field value")
+	}
+	if got := fmt.Sprint(readJSON(ts, args[0])[args[1]]); (got == args[2]) == neg {
+		ts.Fatalf("%s is %s", args[1], got)
+	}
+}
+
+func nothing(ts *testscript.TestScript, neg bool, args []string) {
+	entries, err := os.ReadDir(ts.MkAbs(args[0]))
+	ts.Check(err)
+	names := make([]string, 0, len(entries))
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	if slices.Sort(names); (len(names) == 0) == neg {
+		ts.Fatalf("%s holds %v", args[0], names)
+	}
+}
