@@ -10,6 +10,7 @@ package initramfs
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"path"
@@ -40,10 +41,10 @@ func Base(agent []byte) []cpio.Record {
 }
 
 // Userland returns the records that the default archive has beyond the base: binary as the multi-call program, a link
-// to it for each of the commands in /bin, and the files of /etc. The command named by shell is also linked as sh.
-func Userland(binary []byte, commands []string, shell string) ([]cpio.Record, error) {
-	if !slices.Contains(commands, shell) {
-		return nil, fmt.Errorf("userland has no shell: %q is not among its commands", shell)
+// to it for each of the commands in /bin, and the files of /etc. The commands must include a shell, sh.
+func Userland(binary []byte, commands []string) ([]cpio.Record, error) {
+	if !slices.Contains(commands, "sh") {
+		return nil, errors.New("userland has no command sh")
 	}
 	records := []cpio.Record{
 		cpio.Directory("bin", 0o755),
@@ -51,7 +52,6 @@ func Userland(binary []byte, commands []string, shell string) ([]cpio.Record, er
 		cpio.Directory("usr", 0o755),
 		cpio.Symlink("usr/bin", "../bin"),
 		cpio.Symlink("sbin", "bin"),
-		cpio.Symlink("bin/sh", shell),
 		file(MultiCall, binary, 0o755),
 		cpio.StaticFile("etc/group", "root:x:0:\nnogroup:x:65534:\n", 0o644),
 		cpio.StaticFile("etc/hostname", "detvm\n", 0o644),
@@ -60,7 +60,7 @@ func Userland(binary []byte, commands []string, shell string) ([]cpio.Record, er
 		cpio.StaticFile("etc/resolv.conf", "", 0o644),
 	}
 	for _, name := range commands {
-		if name == "" || name != path.Base(name) || name == "sh" || name == path.Base(MultiCall) {
+		if name == "" || name == ".." || name != path.Base(name) || name == path.Base(MultiCall) {
 			return nil, fmt.Errorf("userland command has an unusable name: %q", name)
 		}
 		records = append(records, cpio.Symlink("bin/"+name, path.Base(MultiCall)))

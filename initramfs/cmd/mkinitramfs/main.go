@@ -39,7 +39,7 @@ func run(agent, userland, commands, out string) error {
 		if err != nil {
 			return err
 		}
-		more, err := initramfs.Userland(binary, strings.Fields(string(list)), "gosh")
+		more, err := initramfs.Userland(binary, strings.Fields(string(list)))
 		if err != nil {
 			return err
 		}
