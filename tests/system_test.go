@@ -14,10 +14,15 @@
 //	jsonother A B field…     … different values
 //	jsonhas A field value    a JSON file has a value in a field
 //	nothing DIR              the directory is empty
+//	triplefault FILE         makes an ELF kernel whose first instruction ends in a triple fault
+//
+// and the conditions [soft], [kvm] and [root].
 package tests
 
 import (
 	"bytes"
+	"debug/elf"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -127,14 +132,17 @@ func runScripts(t *testing.T, suite, cpu, dir string) {
 			return nil
 		},
 		Condition: func(cond string) (bool, error) {
-			if cond == "soft" || cond == "kvm" {
+			switch cond {
+			case "soft", "kvm":
 				return cond == cpu, nil
+			case "root":
+				return os.Getuid() == 0, nil
 			}
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"same": same, "code": code, "fails": fails, "signal": signalled,
-			"jsonsame": jsonSame, "jsonother": jsonOther, "jsonhas": jsonHas, "nothing": nothing,
+			"jsonsame": jsonSame, "jsonother": jsonOther, "jsonhas": jsonHas, "nothing": nothing, "triplefault": tripleFault,
 		},
 	})
 }
@@ -345,4 +353,23 @@ func nothing(ts *testscript.TestScript, neg bool, args []string) {
 	if slices.Sort(names); (len(names) == 0) == neg {
 		ts.Fatalf("%s holds %v", args[0], names)
 	}
+}
+
+// tripleFault writes an ELF kernel of one instruction, UD2, for which it has no interrupt table.
+func tripleFault(ts *testscript.TestScript, neg bool, args []string) {
+	const load, offset = 0x1000000, 0x1000
+	var b bytes.Buffer
+	header := elf.Header64{
+		Ident: [16]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)},
+		Type:  uint16(elf.ET_EXEC), Machine: uint16(elf.EM_X86_64), Version: uint32(elf.EV_CURRENT), Entry: load,
+		Phoff: 64, Ehsize: 64, Phentsize: 56, Phnum: 1,
+	}
+	segment := elf.Prog64{
+		Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_X), Off: offset, Vaddr: load, Paddr: load, Filesz: 2, Memsz: 2, Align: 0x1000,
+	}
+	ts.Check(binary.Write(&b, binary.LittleEndian, header))
+	ts.Check(binary.Write(&b, binary.LittleEndian, segment))
+	b.Write(make([]byte, offset-b.Len()))
+	b.Write([]byte{0x0f, 0x0b})
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b.Bytes(), 0o644))
 }
