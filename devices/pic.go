@@ -8,7 +8,8 @@ import "github.com/detvm/detvm/devices/internal/wire"
 //
 // An edge is latched in IRR until it is acknowledged or the chip is initialised again, even when the input falls first. (The data sheet
 // wants the input held until the acknowledge and answers with a spurious IR7 otherwise; chip sets and hypervisors latch.) A
-// level-triggered input that falls before the acknowledge does give the spurious vector.
+// level-triggered input that falls before the acknowledge does give the spurious vector. The cascade is held as the data sheet says, so
+// that the slave takes its request back when its own input falls.
 type PIC struct {
 	master, slave chip
 	pending       bool // the master's INT output
@@ -125,7 +126,7 @@ func (p *PIC) acknowledge() uint8 {
 
 func (p *PIC) acknowledgeSlave() int {
 	// INT falls with the acknowledge, so that a further request of the slave makes a new edge at the master.
-	p.master.setLine(cascadeIRQ, false)
+	p.setCascade(false)
 	irq := p.slave.request()
 	if irq == none {
 		return 7
@@ -136,8 +137,15 @@ func (p *PIC) acknowledgeSlave() int {
 
 // update carries the slave's output to the master and the master's to the processor.
 func (p *PIC) update() {
-	p.master.setLine(cascadeIRQ, !p.master.single && p.slave.request() != none)
+	p.setCascade(!p.master.single && p.slave.request() != none)
 	p.pending = p.master.request() != none
+}
+
+func (p *PIC) setCascade(level bool) {
+	p.master.setLine(cascadeIRQ, level)
+	if !level {
+		p.master.irr &^= 1 << cascadeIRQ
+	}
 }
 
 // level reports which inputs are level-triggered.
@@ -327,7 +335,7 @@ func (h chipPorts) Read(offset uint64, p []byte) {
 	p[0] = h.chip.read(offset)
 	if polled {
 		if h.chip == &h.pic.slave {
-			h.pic.master.setLine(cascadeIRQ, false)
+			h.pic.setCascade(false)
 		}
 		h.pic.update()
 	}
@@ -380,9 +388,9 @@ func (p *PIC) UnmarshalBinary(data []byte) error {
 	var n PIC
 	n.master.decode(r, masterELCR)
 	n.slave.decode(r, slaveELCR)
-	cascade := n.master.lines >> cascadeIRQ & 1
+	master := n.master
 	n.update()
-	r.Check(n.master.lines>>cascadeIRQ&1 == cascade) // the cascade input is the slave's output
+	r.Check(n.master == master) // the cascade input is the slave's output
 	if err := r.Close(); err != nil {
 		return err
 	}

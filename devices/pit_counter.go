@@ -22,6 +22,7 @@ type counter struct {
 	reload  uint32 // the count register, 1–65536 (10000 in BCD)
 	count   uint32 // what the counting element is loaded with at tick start
 	start   uint64
+	before  bool   // modes 1, 4 and 5: the output until start
 	lowHalf bool   // mode 3: the half cycle at start has the output low
 	frozen  bool   // the gate holds the counting element
 	elapsed uint32 // the ticks counted when it was frozen
@@ -72,6 +73,10 @@ func (c *counter) setReload(raw uint16, tick uint64) {
 	c.reload = c.decodeCount(raw)
 	first := !c.armed
 	c.armed, c.waiting = true, true
+	if c.running && tick < c.start { // the load still to come takes the newer count
+		c.count, c.waiting = c.reload, false
+		return
+	}
 	switch c.mode {
 	case 0, 4:
 		c.load(tick)
@@ -111,6 +116,7 @@ func (c *counter) modulus() uint32 {
 
 // load moves the count register to the counting element at the next tick.
 func (c *counter) load(tick uint64) {
+	c.before = (c.mode == 1 || c.mode >= 4) && c.out(tick)
 	c.running, c.count, c.start = true, c.reload, tick+1
 	c.lowHalf, c.reloading, c.waiting = false, false, false
 	// The gate holds modes 0 and 4 where they are, and modes 2 and 3 with the output high; it only triggers modes 1 and 5.
@@ -146,11 +152,11 @@ func (c *counter) hold(frozen bool, tick uint64) {
 	if !c.running || frozen == c.frozen {
 		return
 	}
-	c.frozen = frozen
 	if frozen {
-		c.elapsed = c.position(tick)
+		c.elapsed, c.frozen = c.position(tick), true
 		return
 	}
+	c.frozen = false
 	if tick >= c.start { // else it has not been loaded yet and counts from start
 		c.start = tick - min(tick, uint64(c.elapsed))
 	}
@@ -230,25 +236,30 @@ func (c *counter) out(tick uint64) bool {
 		return s.mode != 0 // the control word puts it low in mode 0, high in the others
 	}
 	pos := s.position(tick)
-	loaded := s.frozen || tick >= s.start
+	loaded := tick >= s.start
 	switch s.mode {
 	case 0:
 		return pos >= s.count
 	case 1:
-		return !loaded || pos >= s.count
+		return loaded && pos >= s.count || !loaded && s.before
 	case 2:
 		return s.frozen || !loaded || pos != s.count-1
 	case 3:
 		return s.frozen || !loaded || s.highAt(tick)
 	default:
-		return pos != s.count
+		return loaded && pos != s.count || !loaded && s.before
 	}
 }
 
 // nextRise returns the first tick after the given one at which the output goes from low to high, or never. The gate does not move.
 func (c *counter) nextRise(after uint64) uint64 {
 	s := c.settled(after)
-	if !s.running || s.frozen {
+	switch {
+	case !s.running:
+		return never
+	case s.mode >= 4 && after < s.start && !s.before:
+		return s.start // the load ends a strobe
+	case s.frozen:
 		return never
 	}
 	rise := s.rise(after)
@@ -367,9 +378,9 @@ func (c *counter) read(tick uint64) byte {
 	return byte(v)
 }
 
-func (c *counter) flags() [12]*bool {
-	return [12]*bool{
-		&c.bcd, &c.gate, &c.armed, &c.waiting, &c.running, &c.lowHalf, &c.frozen, &c.reloading,
+func (c *counter) flags() [13]*bool {
+	return [13]*bool{
+		&c.bcd, &c.gate, &c.armed, &c.waiting, &c.running, &c.before, &c.lowHalf, &c.frozen, &c.reloading,
 		&c.writeHigh, &c.readHigh, &c.latched, &c.statusLatched,
 	}
 }

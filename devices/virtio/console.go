@@ -41,15 +41,17 @@ const (
 	// controlLimit bounds the control messages that wait for the driver to offer buffers: several times what the protocol needs.
 	controlLimit = 256
 	maxPorts     = 31
+	maxPortName  = 64
 )
 
 // ConsolePort configures one port.
 type ConsolePort struct {
-	// Name is what the guest sees in the port's name attribute; empty for none.
+	// Name is what the guest sees in the port's name attribute, up to 64 bytes; empty for none.
 	Name string
 	// Console makes the port a terminal (hvc0) rather than a character device.
 	Console bool
-	// OnOutput is called with what the guest writes, from within its notification; the slice is guest memory and must not be kept.
+	// OnOutput is called with what the guest writes, from within its notification; the slice is guest memory and must not be kept. It may
+	// call Send.
 	OnOutput func(data []byte)
 	// OnDrained, if not nil, is called when the last pending byte of input has gone to the guest.
 	OnDrained func()
@@ -73,6 +75,7 @@ type port struct {
 type Console struct {
 	bus        Bus
 	chain      Chain
+	outChain   Chain // its own, since OnOutput may call Send while it is in use
 	ports      []port
 	cols, rows uint16
 	control    []byte // messages waiting for buffers, each after its length in one byte
@@ -85,6 +88,7 @@ func NewConsole(ports []ConsolePort) *Console {
 		if p.InputLimit == 0 {
 			p.InputLimit = DefaultInputLimit
 		}
+		p.Name = p.Name[:min(len(p.Name), maxPortName)]
 		d.ports = append(d.ports, port{config: p})
 	}
 	return d
@@ -233,16 +237,16 @@ func (d *Console) Notify(queue int) error {
 func (d *Console) output(port, queue int) error {
 	q := d.bus.Queue(queue)
 	for {
-		ok, err := q.Pop(&d.chain)
+		ok, err := q.Pop(&d.outChain)
 		if !ok || err != nil {
 			return err
 		}
 		if p := d.port(port); p != nil && p.config.OnOutput != nil {
-			for data := d.chain.NextRead(MaxChainBytes); data != nil; data = d.chain.NextRead(MaxChainBytes) {
+			for data := d.outChain.NextRead(MaxChainBytes); data != nil; data = d.outChain.NextRead(MaxChainBytes) {
 				p.config.OnOutput(data)
 			}
 		}
-		if err := q.Push(&d.chain); err != nil {
+		if err := q.Push(&d.outChain); err != nil {
 			return err
 		}
 	}
@@ -330,17 +334,16 @@ func (d *Console) deliverControl() error {
 // readControl handles the driver's control messages.
 func (d *Console) readControl() error {
 	q := d.bus.Queue(queueControlOut)
-	var chain Chain
 	for {
-		ok, err := q.Pop(&chain)
+		ok, err := q.Pop(&d.chain)
 		if !ok || err != nil {
 			return err
 		}
 		var m [controlSize]byte
-		if chain.Read(m[:]) != len(m) {
+		if d.chain.Read(m[:]) != len(m) {
 			return queueError("a short console control message")
 		}
-		if err := q.Push(&chain); err != nil {
+		if err := q.Push(&d.chain); err != nil {
 			return err
 		}
 		le := binary.LittleEndian
