@@ -63,6 +63,9 @@ type Report struct {
 	Events    uint64 // events in them
 	Withheld  uint64 // of these, events whose payload is withheld
 	BlobBytes uint64 // stored bytes of inputs, uncompressed
+	// PartialInputs lists the inputs (by index in the header) that are stored, but not completely. Complete ones were checked against the header's
+	// digest; of these only BlobDigest, if it is known from elsewhere, says that their bytes are right.
+	PartialInputs []int
 	// Root and Parts are recomputed from the header and the events, not read from the footer. They are set only if
 	// header, events and footer are intact.
 	Root  []byte
@@ -556,6 +559,11 @@ func (v *verifier) conclude() {
 	v.report.HostDigest, v.report.BlobDigest = make([]byte, v.hash.size), make([]byte, v.hash.size)
 	v.hash.tagged(v.report.HostDigest, tagHost, v.hosts)
 	v.hash.tagged(v.report.BlobDigest, tagBlobs, v.blobs)
+	for i, in := range v.header.Inputs {
+		if w := v.inputs[uint32(i)]; w != nil && (w.sum == nil || w.next != in.Size) {
+			v.report.PartialInputs = append(v.report.PartialInputs, i)
+		}
+	}
 	v.progress(v.size, v.size)
 	if v.trailer == nil {
 		return

@@ -305,7 +305,11 @@ func TestSeeking(t *testing.T) {
 }
 
 func TestStoredInputs(t *testing.T) {
-	r := open(t, smallTrace(t, testHeader(), smallEvents()))
+	file := smallTrace(t, testHeader(), smallEvents())
+	if rep := verify(t, file); fmt.Sprint(rep.PartialInputs) != "[1]" {
+		t.Errorf("inputs stored in part: %v", rep.PartialInputs)
+	}
+	r := open(t, file)
 	in, err := r.OpenInput(0)
 	if err != nil {
 		t.Fatal(err)
