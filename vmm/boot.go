@@ -67,7 +67,7 @@ func (m *memory) load(kernel, initramfs []byte, cmdline string) (*vcpu.State, er
 	if err != nil {
 		return nil, fmt.Errorf("encode boot parameters: %w", err)
 	}
-	if err := m.store(bootParamsAddr, p[:pageSize]); err != nil {
+	if err := m.store(bootParamsAddr, p); err != nil {
 		return nil, fmt.Errorf("store boot parameters: %w", err)
 	}
 	return m.entryState(entry)

@@ -135,6 +135,11 @@ const (
 	OutcomeReplayStopped Outcome = "replay-stopped"
 )
 
+// hostOutcomes are the outcomes that the guest did not bring about.
+var hostOutcomes = map[Outcome]bool{
+	OutcomeStopped: true, OutcomeLimit: true, OutcomeStalled: true, OutcomeOutputFailure: true, OutcomeHostFailure: true,
+}
+
 // ExitLimit is the exit code of a run that a limit ended, that of timeout(1).
 const ExitLimit = 124
 

@@ -45,18 +45,29 @@ func (m *Machine) guestReset() {
 	m.end(OutcomeReset, "the guest reset its machine")
 }
 
-// hostRequests looks at what the host wants: stop requests, the context, the stall watch.
+// hostRequests looks at what the host wants: stop requests, the context, and in a replay the recorded ones.
 func (m *Machine) hostRequests() error {
-	if code, why, ok := m.outside.stopRequest(); ok {
-		m.endWith(OutcomeStopped, code, why)
-	}
-	if err := m.ctx.Err(); err != nil {
-		if errors.Is(err, context.DeadlineExceeded) {
-			m.end(OutcomeLimit, fmt.Sprintf("the run took longer than --timeout %v", m.config.Limits.WallTime))
+	if m.replaying {
+		if end, reason := m.replay.hostEnd(); end != nil && m.count >= end.Position {
+			m.endWith(reason, int(end.Value), "")
 			return nil
 		}
-		m.end(OutcomeStopped, "the run was cancelled")
 	}
+	code, why, ok := m.outside.stopRequest()
+	outcome := OutcomeStopped
+	switch err := m.ctx.Err(); {
+	case ok && code == ExitLimit:
+		outcome = OutcomeStalled
+	case ok:
+	case errors.Is(err, context.DeadlineExceeded):
+		outcome, code, why = OutcomeLimit, ExitLimit, fmt.Sprintf("the run took longer than --timeout %v", m.config.Limits.WallTime)
+	case err != nil:
+		code, why = 1, "the run was cancelled"
+	default:
+		return nil
+	}
+	m.interrupted = true
+	m.endWith(outcome, code, why)
 	return nil
 }
 
@@ -66,7 +77,7 @@ func (m *Machine) checkLimits() {
 	switch {
 	case l.Exits > 0 && m.exits >= l.Exits:
 		m.end(OutcomeLimit, fmt.Sprintf("the guest reached --max-exits %d", l.Exits))
-	case m.now-m.result.BootTime >= uint64(l.VirtualTime):
+	case !m.replaying && m.now-m.result.BootTime >= uint64(l.VirtualTime):
 		m.end(OutcomeLimit, fmt.Sprintf("the guest reached the virtual time limit of %v: it may wait for something that never comes", l.VirtualTime))
 	}
 }

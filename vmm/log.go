@@ -71,13 +71,38 @@ type replayer struct {
 	next     *trace.Event // the event that has to come now
 	have     bool         // next is valid
 	index    uint64       // of next
-	until    func(*trace.Event) bool
+	until    func(index uint64, e *trace.Event) bool
 	progress func(index uint64)
 }
 
-func newReplayer(events *trace.Iterator, until func(*trace.Event) bool, progress func(uint64)) (*replayer, error) {
-	r := &replayer{events: events, until: until, progress: progress}
+// newReplayer starts at the first event. A trace that does not end with an end event (cut off, or full) stops the replay after its last one.
+func newReplayer(t *trace.Reader, until func(uint64, *trace.Event) bool, progress func(uint64)) (*replayer, error) {
+	n := t.NumEvents()
+	if n == 0 {
+		return nil, errors.New("the trace was cut off before its first event")
+	}
+	last, err := t.Event(n - 1)
+	if err != nil {
+		return nil, fmt.Errorf("read the last event of the trace: %w", err)
+	}
+	if last.Kind != trace.KindEnd {
+		asked := until
+		until = func(i uint64, e *trace.Event) bool { return i == n-1 || asked != nil && asked(i, e) }
+	}
+	r := &replayer{events: t.Events(0), until: until, progress: progress}
 	return r, r.advance()
+}
+
+// hostEnd is the recorded end of the run, if it comes next and was not the guest's doing: a replay has to end the machine there.
+func (r *replayer) hostEnd() (end *trace.Event, reason Outcome) {
+	if !r.have || r.next.Kind != trace.KindEnd {
+		return nil, ""
+	}
+	var e trace.End
+	if err := e.UnmarshalBinary(r.next.Data); err != nil || !hostOutcomes[Outcome(e.Reason)] {
+		return nil, ""
+	}
+	return r.next, Outcome(e.Reason)
 }
 
 // advance loads the next event of the trace.
@@ -102,11 +127,11 @@ func (r *replayer) expect(e *trace.Event) error {
 	if !r.have {
 		return &Divergence{Index: r.index, Got: cloneEvent(e), Reason: "the trace ends here, but the replay goes on"}
 	}
-	if reason := differs(r.next, e); reason != "" {
+	if reason := Differs(r.next, e); reason != "" {
 		want := cloneEvent(r.next)
 		return &Divergence{Index: r.index, Want: want, Got: cloneEvent(e), Reason: reason}
 	}
-	stop := r.until != nil && r.until(r.next)
+	stop := r.until != nil && r.until(r.index, r.next)
 	if err := r.advance(); err != nil {
 		return err
 	}
@@ -133,7 +158,7 @@ func (r *replayer) async(position uint64, _ func() *trace.Event) (*trace.Event, 
 }
 
 func (r *replayer) nextAsync() uint64 {
-	if r.have && isAsync(r.next) {
+	if end, _ := r.hostEnd(); end != nil || r.have && isAsync(r.next) {
 		return r.next.Position
 	}
 	return vcpu.NoStop
@@ -147,8 +172,8 @@ func (r *replayer) done() error {
 	return nil
 }
 
-// differs names the first field in which two events differ, or returns "".
-func differs(want, got *trace.Event) string {
+// Differs names the first field in which two events differ, or returns "".
+func Differs(want, got *trace.Event) string {
 	switch {
 	case want.Kind != got.Kind:
 		return "kind"
@@ -177,11 +202,12 @@ func cloneEvent(e *trace.Event) *trace.Event {
 
 // Divergence is where a replay parted from its trace. It is an error.
 type Divergence struct {
-	Index     uint64       // number of the event in the trace
-	Want, Got *trace.Event // nil when one side has ended
-	Reason    string       // the first differing field, or what is missing
-	Suspect   string       // clock, randomness, interrupt, input or memory
-	Registers string       // of the replaying machine, for a person
+	Index   uint64       `json:"event"`      // number of the event in the trace
+	Want    *trace.Event `json:"want"`       // nil when the trace has ended
+	Got     *trace.Event `json:"got"`        // nil when the replay has ended
+	Reason  string       `json:"differs_in"` // the first differing field, or what is missing
+	Suspect string       `json:"suspect"`    // clock, randomness, interrupt, input or memory
+	At      *Moment      `json:"machine"`    // the replaying machine when it was noticed
 }
 
 func (d *Divergence) Error() string {
@@ -190,14 +216,13 @@ func (d *Divergence) Error() string {
 
 // complete adds what the machine knows.
 func (d *Divergence) complete(m *Machine) {
-	d.Suspect = suspect(d.Want, d.Got, d.Reason)
-	if s, err := m.cpu.State(); err == nil {
-		d.Registers = formatRegisters(s)
-	}
+	d.Suspect = Suspect(d.Want, d.Got, d.Reason)
+	d.At = m.moment()
 }
 
-// suspect names the likeliest cause of a difference between two events.
-func suspect(want, got *trace.Event, reason string) string {
+// Suspect names the likeliest cause of a difference between two events, the first of which may be nil when a trace has ended: clock, randomness,
+// interrupt, input or memory.
+func Suspect(want, got *trace.Event, reason string) string {
 	kind := func(k trace.Kind) bool { return want != nil && want.Kind == k || got != nil && got.Kind == k }
 	switch {
 	case kind(trace.KindStdin) || kind(trace.KindSignal) || kind(trace.KindWinsize) || kind(trace.KindStart):

@@ -86,6 +86,7 @@ type Machine struct {
 	ctx       context.Context
 
 	outcome        *Outcome
+	interrupted    bool // the host ended the run, not the guest
 	divergence     *Divergence
 	result         Result
 	stdout, stderr outputSink

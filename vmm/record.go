@@ -140,15 +140,18 @@ func (m *Machine) hostSection() []trace.Setting {
 
 // endLog logs the end of the run and closes the trace.
 func (m *Machine) endLog(state Digest) error {
-	if !m.logging || m.outcome != nil && *m.outcome == OutcomeDiverged {
+	r := &m.result
+	if !m.logging || r.Outcome == OutcomeDiverged || r.Outcome == OutcomeReplayStopped || m.replaying && m.interrupted {
 		return nil
 	}
-	r := &m.result
 	status := trace.StatusComplete
 	if r.Outcome == OutcomeStopped {
 		status = trace.StatusAborted
 	}
-	end := trace.End{Reason: string(r.Outcome), State: trace.DigestOf(trace.SHA256, state[:])}
+	end := trace.End{Reason: string(r.Outcome)}
+	if m.exactEnd() {
+		end.State = trace.DigestOf(trace.SHA256, state[:])
+	}
 	if m.data != nil {
 		sum := overlayDigest(m.config.Data.Digest, m.data)
 		end.Outputs = append(end.Outputs, trace.Setting{Key: "disk-overlay", Value: string(trace.DigestOf(trace.SHA256, sum[:]))})
@@ -178,6 +181,12 @@ func (m *Machine) endLog(state Digest) error {
 	}
 	r.TraceRoot, r.Events, r.TraceBytes = hex.EncodeToString(sum.Root), sum.Events, sum.Size
 	return nil
+}
+
+// exactEnd reports whether the machine stands where a replay can stop it too: wherever the guest itself ended the run, and anywhere on a clock that counts
+// every instruction.
+func (m *Machine) exactEnd() bool {
+	return !hostOutcomes[m.result.Outcome] || m.caps.Clock == vcpu.ClockInstructions
 }
 
 // overlayDigest identifies a disk's final contents by its base's digest and the blocks written over it, so that a replay can compute it without the whole base.

@@ -21,7 +21,7 @@ type ReplayConfig struct {
 	Root, Data      *Disk
 	Stdout, Stderr  io.Writer // nil drops the output
 	SnapshotDir     string
-	Until           func(*trace.Event) bool // stop after the first event for which it is true; nil replays all
+	Until           func(index uint64, e *trace.Event) bool // stop after the first event for which it is true; nil replays all
 	Progress        func(events uint64)
 	Log, Notice     func(string)
 	AllowMismatch   bool // replay with other inputs than the recorded ones, to see where they part
@@ -35,6 +35,7 @@ type ReplayResult struct {
 	Complete   bool        `json:"complete"`  // the replay went to the end of the trace
 	Events     uint64      `json:"events"`    // that were compared
 	Divergence *Divergence `json:"first_divergence"`
+	At         *Moment     `json:"stopped_at,omitempty"` // where a partial replay stopped
 	*Result
 }
 
@@ -59,7 +60,7 @@ func NewReplay(r *trace.Reader, rc ReplayConfig) (*Machine, error) {
 		return nil, err
 	}
 	m.replaying = true
-	if m.replay, err = newReplayer(r.Events(0), rc.Until, rc.Progress); err != nil {
+	if m.replay, err = newReplayer(r, rc.Until, rc.Progress); err != nil {
 		m.Close()
 		return nil, err
 	}
@@ -76,10 +77,13 @@ func (m *Machine) Replay(ctx context.Context) (*ReplayResult, error) {
 	rr := &ReplayResult{Result: result, Events: m.replay.index, Divergence: m.divergence}
 	switch result.Outcome {
 	case OutcomeReplayStopped:
-		rr.Identical = true
+		rr.Identical, rr.At = true, m.moment()
 		return rr, nil
 	case OutcomeDiverged:
 		return rr, nil
+	}
+	if m.interrupted {
+		return rr, nil // by the replaying user: nothing is known of the rest
 	}
 	var d *Divergence
 	if err := m.replay.done(); errors.As(err, &d) {

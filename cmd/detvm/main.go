@@ -78,7 +78,7 @@ command, seed and recorded inputs: the same run again gives the same bits.`,
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newRunCommand(), newImageCommand(), newSnapshotCommand(), newDoctorCommand(), newVersionCommand(), newManCommand())
+	root.AddCommand(newRunCommand(), newReplayCommand(), newInspectCommand(), newDiffCommand(), newCheckCommand(), newImageCommand(), newSnapshotCommand(), newDoctorCommand(), newVersionCommand(), newManCommand())
 	wrapArgs(root)
 	return root
 }

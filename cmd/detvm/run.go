@@ -7,9 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -25,6 +25,9 @@ import (
 
 // stopGrace is how long a command may take to die from a forwarded SIGINT or SIGTERM before the machine is stopped.
 const stopGrace = 2 * time.Second
+
+// defaultStall is how long a work clock may stand still before the run is given up.
+const defaultStall = 2 * time.Minute
 
 // machineFlags are the flags of every command that makes a machine.
 type machineFlags struct {
@@ -63,7 +66,7 @@ func (f *machineFlags) register(c *cobra.Command) {
 	fs.DurationVar(&f.timeout, "timeout", 0, "end the run after this much time on the host (exit code 124)")
 	fs.DurationVar(&f.virtualTimeout, "max-virtual-time", 0, "end the run after this much time in the guest (exit code 124; default a year)")
 	fs.Uint64Var(&f.maxExits, "max-exits", 0, "end the run after this many exits (exit code 124)")
-	fs.DurationVar(&f.stall, "stall-timeout", 2*time.Minute, "end the run when the work clock stands still for this long while the guest runs; 0 never")
+	fs.DurationVar(&f.stall, "stall-timeout", defaultStall, "end the run when the work clock stands still for this long while the guest runs; 0 never")
 	fs.BoolVar(&f.noSnapshot, "no-snapshot", false, "boot from cold and leave the snapshot cache alone")
 	fs.BoolVarP(&f.verbose, "verbose", "v", false, "show the guest kernel's messages and what detvm does")
 }
@@ -86,7 +89,7 @@ func (f *machineFlags) config(args []string, stderr io.Writer) (c vmm.Config, cl
 		Command: vmm.Command{Args: args, Env: f.env, Cwd: f.cwd, User: f.user},
 		Limits:  vmm.Limits{WallTime: f.timeout, VirtualTime: f.virtualTimeout, Exits: f.maxExits, Stall: f.stall},
 	}
-	if c.Memory, err = parseSize(f.mem); err != nil {
+	if c.Memory, err = parseMemory(f.mem); err != nil {
 		return c, cleanup, usagef("--mem: %w", err)
 	}
 	if c.Start, err = parseTime(f.start); err != nil {
@@ -97,6 +100,7 @@ func (f *machineFlags) config(args []string, stderr io.Writer) (c vmm.Config, cl
 			return c, cleanup, usagef("--env %q: want K=V", kv)
 		}
 	}
+	c.Notice = func(s string) { fmt.Fprintln(stderr, "detvm:", s) }
 	if f.verbose {
 		c.Serial = stderr
 		c.Log = func(s string) { fmt.Fprintln(stderr, "detvm:", s) }
@@ -105,10 +109,18 @@ func (f *machineFlags) config(args []string, stderr io.Writer) (c vmm.Config, cl
 		return c, cleanup, err
 	}
 	if f.image != "" {
-		if _, err := images.Inspect(f.image); err != nil {
+		path, err := findImage(f.image)
+		if err != nil {
+			return c, cleanup, err
+		}
+		info, err := images.Inspect(path)
+		if err != nil {
 			return c, cleanup, fmt.Errorf("image %s: %w", f.image, err)
 		}
-		if c.Root, err = openDisk(f.image, &files); err != nil {
+		if info.Format == images.FormatRaw {
+			return c, cleanup, fmt.Errorf("image %s: no file system that the guest can mount; make one with 'detvm image build'", f.image)
+		}
+		if c.Root, err = openDisk(path, &files); err != nil {
 			return c, cleanup, err
 		}
 	}
@@ -121,8 +133,8 @@ func (f *machineFlags) config(args []string, stderr io.Writer) (c vmm.Config, cl
 		return c, cleanup, usagef("--disk-out needs --disk")
 	}
 	if !f.noSnapshot {
-		if dir, err := os.UserCacheDir(); err == nil {
-			c.SnapshotDir = filepath.Join(dir, "detvm", "snapshots")
+		if dir, err := snapshotDir(); err == nil {
+			c.SnapshotDir = dir
 		}
 	}
 	return c, cleanup, nil
@@ -141,17 +153,21 @@ func (f *machineFlags) bootFiles(c *vmm.Config) (err error) {
 	if f.append != "" {
 		c.Kernel.Cmdline += " " + f.append
 	}
-	switch {
-	case f.initramfs != "":
-		c.Initramfs, err = os.ReadFile(f.initramfs)
-	case f.image != "":
-		c.Initramfs, err = images.BaseInitramfs()
-	default:
-		c.Initramfs, err = images.DefaultInitramfs()
+	if f.initramfs != "" {
+		if c.Initramfs, err = os.ReadFile(f.initramfs); err != nil {
+			return fmt.Errorf("read the initramfs: %w", err)
+		}
+		return nil
 	}
+	builtin := images.DefaultInitramfs
+	if f.image != "" {
+		builtin = images.BaseInitramfs
+	}
+	archive, err := builtin()
 	if err != nil {
-		return fmt.Errorf("read the initramfs: %w", err)
+		return err
 	}
+	c.Initramfs = archive.Bytes
 	return nil
 }
 
@@ -169,19 +185,28 @@ func openDisk(path string, files *[]io.Closer) (*vmm.Disk, error) {
 	return &vmm.Disk{Name: path, Base: f, Size: uint64(n), Digest: vmm.Digest(sum.Sum(nil))}, nil
 }
 
-func parseSize(s string) (uint64, error) {
-	shift := 0
-	digits := s
+// parseBytes parses a number of bytes with an optional K, M or G (powers of 1024).
+func parseBytes(s string) (uint64, error) {
+	shift, digits := 0, s
 	if n := len(s); n > 0 {
 		if i := strings.IndexByte("KMG", s[n-1]&^0x20); i >= 0 {
 			shift, digits = 10*(i+1), s[:n-1]
 		}
 	}
 	n, err := strconv.ParseUint(digits, 10, 64)
-	if err != nil || n == 0 || n > vmm.MaxMemory>>shift || n<<shift < vmm.MinMemory {
-		return 0, fmt.Errorf("%q: want a size between %dM and %dG", s, vmm.MinMemory>>20, vmm.MaxMemory>>30)
+	if err != nil || n > math.MaxUint64>>shift {
+		return 0, fmt.Errorf("%q: want a number with an optional K, M or G", s)
 	}
 	return n << shift, nil
+}
+
+// parseMemory parses --mem.
+func parseMemory(s string) (uint64, error) {
+	n, err := parseBytes(s)
+	if err != nil || n < vmm.MinMemory || n > vmm.MaxMemory {
+		return 0, fmt.Errorf("%q: want a size between %dM and %dG", s, vmm.MinMemory>>20, vmm.MaxMemory>>30)
+	}
+	return n, nil
 }
 
 func parseTime(s string) (time.Time, error) {
@@ -231,7 +256,7 @@ Use -i when a program at the other end of the pipe waits for answers.`,
 					return err
 				}
 			}
-			finish, err := rec.start(&config, &f)
+			finish, err := rec.start(&config)
 			if err != nil {
 				restore()
 				return err

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/detvm/detvm/trace"
+	"github.com/detvm/detvm/vmm"
+)
+
+// recordFlags are the flags of run that concern the trace.
+type recordFlags struct {
+	file, maxSize, hash       string
+	selfContained, redactable bool
+}
+
+func (f *recordFlags) register(c *cobra.Command) {
+	fs := c.Flags()
+	fs.StringVar(&f.file, "record", "", "record the run into this trace file; a trace already there is kept as FILE.old")
+	fs.StringVar(&f.maxSize, "max-trace-size", "", "end the run when the trace reaches this size (K, M, G suffixes; exit code 124)")
+	fs.StringVar(&f.hash, "trace-hash", string(trace.SHA256), "hash algorithm of the trace: sha256, sha512 or blake3")
+	fs.BoolVar(&f.selfContained, "self-contained", false, "store kernel, initramfs and the disk blocks that were read, so that the trace replays without other files")
+	fs.BoolVar(&f.redactable, "redactable", false, "salt payloads, so that they can be withheld from a copy later ('detvm redact'); two such traces never have one root")
+}
+
+// minTraceSize is the smallest --max-trace-size: header and footer have to fit.
+const minTraceSize = 256 << 10
+
+// start prepares config to record. finish completes the file; it is called with nil when the run failed.
+func (f *recordFlags) start(config *vmm.Config) (finish func(*vmm.Result) error, err error) {
+	if f.file == "" {
+		return func(*vmm.Result) error { return nil }, nil
+	}
+	rec := &vmm.Recording{Hash: trace.Hash(f.hash), Redactable: f.redactable, SelfContained: f.selfContained}
+	if !rec.Hash.Valid() {
+		return nil, usagef("--trace-hash %q: want sha256, sha512 or blake3", f.hash)
+	}
+	if f.maxSize != "" {
+		n, err := parseBytes(f.maxSize)
+		if err != nil || n < minTraceSize {
+			return nil, usagef("--max-trace-size %q: want a size of at least %dK", f.maxSize, minTraceSize>>10)
+		}
+		rec.MaxSize = int64(n)
+	}
+	if info, err := os.Stat(f.file); err == nil && info.Mode().IsRegular() && info.Size() > 0 {
+		if err := os.Rename(f.file, f.file+".old"); err != nil {
+			return nil, fmt.Errorf("keep the old trace: %w", err)
+		}
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("record into %s: %w", f.file, err)
+	}
+	file, err := os.OpenFile(f.file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("record: %w", err)
+	}
+	rec.W = file
+	config.Record = rec
+	return func(*vmm.Result) error {
+		if err := errors.Join(file.Sync(), file.Close()); err != nil {
+			return fmt.Errorf("record into %s: %w", f.file, err)
+		}
+		return nil
+	}, nil
+}

@@ -1,0 +1,263 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/detvm/detvm/images"
+	"github.com/detvm/detvm/trace"
+	"github.com/detvm/detvm/vmm"
+)
+
+// openTrace opens a trace file. Close the returned closer when done with it.
+func openTrace(path string) (*trace.Reader, io.Closer, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open the trace: %w", err)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		_ = f.Close()
+		return nil, nil, fmt.Errorf("open the trace: %w", err)
+	}
+	r, err := trace.Open(f, info.Size())
+	if err != nil {
+		_ = f.Close()
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return r, f, nil
+}
+
+// replayFlags are the flags of every command that replays.
+type replayFlags struct {
+	cpu, kernel, initramfs, image, disk string
+	noSnapshot, force                   bool
+	timeout                             time.Duration
+}
+
+func (f *replayFlags) register(c *cobra.Command) {
+	fs := c.Flags()
+	fs.StringVar(&f.cpu, "cpu", vmm.EngineAuto, "engine: auto, kvm or soft; it must be able to count the trace's clock")
+	fs.StringVar(&f.kernel, "kernel", "", "kernel of the recorded run, if it was neither the built-in one nor stored in the trace")
+	fs.StringVar(&f.initramfs, "initramfs", "", "initramfs of the recorded run, likewise")
+	fs.StringVar(&f.image, "image", "", "root image of the recorded run (file or name), unless stored in the trace")
+	fs.StringVar(&f.disk, "disk", "", "data disk of the recorded run, unless stored in the trace")
+	fs.BoolVar(&f.force, "force", false, "replay even with files that are not the recorded ones, to see where that makes a difference")
+	fs.BoolVar(&f.noSnapshot, "no-snapshot", false, "boot from cold and leave the snapshot cache alone")
+	fs.DurationVar(&f.timeout, "timeout", 0, "give up after this much time on the host")
+}
+
+// config finds the recorded run's files. Those that it opens are closed by cleanup.
+func (f *replayFlags) config(h *trace.Header, stderr io.Writer) (rc vmm.ReplayConfig, cleanup func(), err error) {
+	var files []io.Closer
+	cleanup = func() {
+		for _, file := range files {
+			_ = file.Close()
+		}
+	}
+	rc = vmm.ReplayConfig{Engine: f.cpu, AllowMismatch: f.force, WallTime: f.timeout, Stall: defaultStall,
+		Notice: func(s string) { fmt.Fprintln(stderr, "detvm:", s) }}
+	if rc.Kernel, err = f.kernelFor(h); err != nil {
+		return rc, cleanup, err
+	}
+	if rc.Initramfs, err = f.initramfsFor(h); err != nil {
+		return rc, cleanup, err
+	}
+	if f.image != "" {
+		path, err := findImage(f.image)
+		if err != nil {
+			return rc, cleanup, err
+		}
+		if rc.Root, err = openDisk(path, &files); err != nil {
+			return rc, cleanup, err
+		}
+	}
+	if f.disk != "" {
+		if rc.Data, err = openDisk(f.disk, &files); err != nil {
+			return rc, cleanup, err
+		}
+	}
+	if !f.noSnapshot {
+		if dir, err := snapshotDir(); err == nil {
+			rc.SnapshotDir = dir
+		}
+	}
+	return rc, cleanup, nil
+}
+
+// recorded reports whether p is the input with this role.
+func recorded(h *trace.Header, role string, p []byte) bool {
+	for _, in := range h.Inputs {
+		if in.Role == role {
+			return trace.NewDigest(trace.SHA256, p) == in.Digest
+		}
+	}
+	return false
+}
+
+func (f *replayFlags) kernelFor(h *trace.Header) ([]byte, error) {
+	if f.kernel != "" {
+		return os.ReadFile(f.kernel)
+	}
+	if k, err := builtinKernel(); err == nil && recorded(h, "kernel", k.Image) {
+		return k.Image, nil
+	}
+	return nil, nil // the trace may store it
+}
+
+func (f *replayFlags) initramfsFor(h *trace.Header) ([]byte, error) {
+	if f.initramfs != "" {
+		return os.ReadFile(f.initramfs)
+	}
+	for _, builtin := range []func() (*images.Initramfs, error){images.DefaultInitramfs, images.BaseInitramfs} {
+		if a, err := builtin(); err == nil && recorded(h, "initramfs", a.Bytes) {
+			return a.Bytes, nil
+		}
+	}
+	return nil, nil
+}
+
+// parseUntil parses --until: an event number (N or event:N), position:N, or a time (time:DURATION or a plain duration) of virtual time since machine start.
+func parseUntil(s string, r *trace.Reader) (func(index uint64, e *trace.Event) bool, error) {
+	if s == "" {
+		return nil, nil
+	}
+	kind, value, ok := strings.Cut(s, ":")
+	if !ok {
+		kind, value = "event", s
+		if _, err := strconv.ParseUint(s, 10, 64); err != nil {
+			kind = "time"
+		}
+	}
+	if kind == "time" {
+		d, err := time.ParseDuration(value)
+		if err != nil || d < 0 {
+			return nil, usagef("--until %q: want a time like 1.5s", s)
+		}
+		return func(_ uint64, e *trace.Event) bool { return e.Time >= uint64(d) }, nil
+	}
+	n, err := strconv.ParseUint(value, 10, 64)
+	if err != nil {
+		return nil, usagef("--until %q: want EVENT, position:N or time:DURATION", s)
+	}
+	switch kind {
+	case "event":
+		if n >= r.NumEvents() {
+			return nil, usagef("--until %s: the trace has events 0 to %d", s, max(r.NumEvents(), 1)-1)
+		}
+		return func(index uint64, _ *trace.Event) bool { return index >= n }, nil
+	case "position":
+		return func(_ uint64, e *trace.Event) bool { return e.Position >= n }, nil
+	}
+	return nil, usagef("--until %q: want EVENT, position:N or time:DURATION", s)
+}
+
+func newReplayCommand() *cobra.Command {
+	var f replayFlags
+	var until, jsonFile string
+	var output bool
+	c := &cobra.Command{
+		Use:   "replay [flags] TRACE",
+		Short: "Run a trace again and compare every event",
+		Long: `Run a trace again, feeding it the recorded inputs, and compare every event with the recorded one. The first difference stops the replay and is
+reported: exit code 1. Neither network, standard input nor (for a self-contained trace) any other file is needed.`,
+		Example: `  detvm replay run.dtr
+  detvm replay run.dtr --output                # and print what the command printed
+  detvm replay run.dtr --until time:2.5s       # stop there and show the processor
+  detvm replay run.dtr --json result.json`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, closer, err := openTrace(args[0])
+			if err != nil {
+				return err
+			}
+			defer closer.Close()
+			result, err := f.replay(cmd, r, until, output)
+			if err != nil {
+				return err
+			}
+			if jsonFile != "" {
+				if err := writeJSON(jsonFile, result); err != nil {
+					return err
+				}
+			}
+			return reportReplay(cmd.ErrOrStderr(), r, result)
+		},
+	}
+	f.register(c)
+	c.Flags().StringVar(&until, "until", "", "stop after this event: N, position:N, or time:DURATION of virtual time")
+	c.Flags().BoolVar(&output, "output", false, "write the command's output to standard output and error")
+	c.Flags().StringVar(&jsonFile, "json", "", "write the result as JSON to this file ('-' is standard output)")
+	return c
+}
+
+// replay runs a trace with a progress bar.
+func (f *replayFlags) replay(cmd *cobra.Command, r *trace.Reader, until string, output bool) (*vmm.ReplayResult, error) {
+	report, err := r.Verify(nil)
+	if err != nil {
+		return nil, err
+	}
+	cut, _ := r.Truncated()
+	if !report.OK() && !cut {
+		return nil, fmt.Errorf("%w; a damaged trace is not replayed", report.Err())
+	}
+	rc, cleanup, err := f.config(r.Header(), cmd.ErrOrStderr())
+	if err != nil {
+		return nil, err
+	}
+	defer cleanup()
+	stop, err := parseUntil(until, r)
+	if err != nil {
+		return nil, err
+	}
+	rc.Until = stop
+	if output {
+		rc.Stdout, rc.Stderr = cmd.OutOrStdout(), cmd.ErrOrStderr()
+	}
+	bar := newProgress(cmd.ErrOrStderr(), "replay", r.NumEvents())
+	rc.Progress = bar.set
+	result, err := vmm.Replay(cmd.Context(), r, rc)
+	bar.clear()
+	return result, err
+}
+
+// reportReplay tells a person what a replay found; a divergence is exit code 1.
+func reportReplay(w io.Writer, r *trace.Reader, result *vmm.ReplayResult) error {
+	if d := result.Divergence; d != nil {
+		fmt.Fprintf(w, "DIVERGED at event %d: the %s differs; suspect: %s\n", d.Index, d.Reason, d.Suspect)
+		printEventLine(w, r.Header(), "recorded", d.Index, d.Want)
+		printEventLine(w, r.Header(), "replayed", d.Index, d.Got)
+		printMoment(w, d.At)
+		return exitError{exitFailure}
+	}
+	if cut, _ := r.Truncated(); cut {
+		fmt.Fprintf(w, "identical at all %d events that the trace has; the recording was cut off there\n", result.Events)
+		return nil
+	}
+	if !result.Complete && result.At != nil {
+		fmt.Fprintf(w, "identical at all %d events up to here\n", result.Events)
+		printMoment(w, result.At)
+		return nil
+	}
+	if !result.Identical {
+		return fmt.Errorf("the replay ended early (%s) after %d events: %s", result.Outcome, result.Events, result.Message)
+	}
+	fmt.Fprintf(w, "identical: %d events, state %s\n", result.Events, result.StateSHA256)
+	return nil
+}
+
+func printMoment(w io.Writer, m *vmm.Moment) {
+	if m == nil {
+		return
+	}
+	fmt.Fprintf(w, "%s(%s, pid %d)%s\n", m.Registers, m.Task, m.PID, symbolSuffix(m.RIP))
+	for _, line := range m.Disassembly {
+		fmt.Fprintln(w, " ", line)
+	}
+}
