@@ -75,15 +75,18 @@ func loadFloat(fetch func(*Operands) num) execFunc {
 	}
 }
 
-// pushResult pushes the result of an operation that raised flags.
+// pushResult pushes a loaded value that raised flags. An unmasked denormal operand does not prevent the push.
 func (x *X87) pushResult(v Float80, flags uint32) {
 	if x.Used>>((x.top()-1)&7)&1 != 0 {
 		x.push(v) // the stack fault comes first
 		return
 	}
-	if x.settle(flags, false) {
-		x.push(v)
+	x.raise(flags)
+	if flags&IE&x.unmasked() != 0 {
+		x.setC1(false)
+		return
 	}
+	x.push(v)
 }
 
 func loadInt(fetch func(*Operands) num) execFunc {
@@ -215,6 +218,16 @@ func storeST(pop bool) execFunc {
 	}
 }
 
+// storeUnchecked is the alias of FSTP ST(i) that does not check for an empty ST(0): then it only pops.
+func storeUnchecked(x *X87, i uint8, _ *Operands) {
+	v, used := x.ST(0)
+	if used {
+		x.setST(i, v)
+	}
+	x.setC1(false)
+	x.pop()
+}
+
 // Packed decimal: 18 digits and a sign byte.
 
 const maxBCD = 999_999_999_999_999_999
@@ -274,28 +287,32 @@ func putBCDIndefinite(o *Operands) {
 // relationCodes are C3, C2, C0 after FCOM.
 var relationCodes = [...]uint16{less: C0, equal: C3, greater: 0, unordered: C3 | C2 | C0}
 
-// relate compares and settles the exceptions. ok is false if the instruction must leave everything else alone.
-func (x *X87) relate(a, b operand, signalQuiet bool) (r relation, ok bool) {
-	if a.empty || b.empty {
+// relate compares and raises the exceptions. pop is false if an unmasked exception keeps the registers where they are; the
+// outcome is recorded even then, as processors do.
+func (x *X87) relate(a, b operand, signalQuiet bool) (r relation, pop bool) {
+	var flags uint32
+	switch {
+	case a.empty || b.empty:
 		return unordered, x.stackUnderflow()
-	}
-	if a.cls >= quietNaN || b.cls >= quietNaN {
-		flags := uint32(0)
+	case a.cls >= quietNaN || b.cls >= quietNaN:
+		r = unordered
 		if signalQuiet || a.cls > quietNaN || b.cls > quietNaN {
 			flags = IE
 		}
-		return unordered, x.settle(flags, false)
+	default:
+		r, flags = compare(a.num, b.num), denormalFlag(a.num, b.num)
 	}
-	return compare(a.num, b.num), x.settle(denormalFlag(a.num, b.num), false)
+	x.raise(flags)
+	return r, flags&x.unmasked() == 0
 }
 
 // compareCodes is FCOM and its kin; pops is how many registers to pop.
 func (x *X87) compareCodes(a, b operand, signalQuiet bool, pops int) {
-	r, ok := x.relate(a, b, signalQuiet)
-	if !ok {
+	r, pop := x.relate(a, b, signalQuiet)
+	x.SW = x.SW&^conditionBits | relationCodes[r]
+	if !pop {
 		return
 	}
-	x.SW = x.SW&^(C0|C2|C3) | relationCodes[r]
 	for range pops {
 		x.pop()
 	}
@@ -313,15 +330,12 @@ func compareST(signalQuiet bool, pops int) execFunc {
 	}
 }
 
-// compareFlags is FCOMI and FUCOMI.
+// compareFlags is FCOMI and FUCOMI. They leave C1 alone unless there is a stack fault (AMD; the SDM says that it is cleared).
 func compareFlags(signalQuiet, pop bool) execFunc {
 	return func(x *X87, i uint8, o *Operands) {
 		r, ok := x.relate(x.operand(0), x.operand(i), signalQuiet)
-		if !ok {
-			return
-		}
 		o.EFLAGS = o.EFLAGS&^ArithFlags | relationFlags[r]
-		if pop {
+		if ok && pop {
 			x.pop()
 		}
 	}
@@ -376,7 +390,6 @@ func fcmov(flags uint32, negate bool) execFunc {
 			}
 			return
 		}
-		x.setC1(false)
 		if (o.EFLAGS&flags != 0) != negate {
 			x.setST(0, v)
 		}
@@ -386,6 +399,7 @@ func fcmov(flags uint32, negate bool) execFunc {
 func ffree(pop bool) execFunc {
 	return func(x *X87, i uint8, _ *Operands) {
 		x.Used &^= 1 << x.phys(i)
+		x.setC1(false)
 		if pop {
 			x.pop()
 		}

@@ -120,7 +120,7 @@ func initRegister() {
 		column(opcode, 1, plain("FXCH", fxch))
 	}
 	registerForms[1][0x10] = plain("FNOP", fnop).control()
-	column(1, 3, plain("FSTP", storeST(true))) // alias
+	column(1, 3, plain("FSTPNCE", storeUnchecked)) // alias
 	unary := map[int]*Op87{
 		0x20: plain("FCHS", fchs), 0x21: plain("FABS", fabs), 0x24: plain("FTST", ftst), 0x25: plain("FXAM", fxam),
 		0x28: plain("FLD1", constant(1<<63, 0, 0)),

@@ -126,9 +126,9 @@ func (x *X87) roundScaled(n num) rounded {
 	r := x.round(n, binary80)
 	switch {
 	case r.cls == finite && r.exp > binary80.emax:
-		r.cls, r.mant = infinite, 0
+		r.cls, r.mant, r.flags, r.up = infinite, 0, r.flags|PE, true
 	case r.cls == finite && r.exp < binary80.emin:
-		r.cls, r.mant = zero, 0
+		r.cls, r.mant, r.flags, r.up = zero, 0, r.flags|PE, false
 	}
 	return r
 }
@@ -137,6 +137,7 @@ func (x *X87) roundScaled(n num) rounded {
 func fprem(nearest bool) execFunc {
 	return func(x *X87, _ uint8, _ *Operands) {
 		a, b := x.operand(0), x.operand(1)
+		x.SW &^= C2
 		if a.empty || b.empty {
 			if x.stackUnderflow() {
 				x.setST(0, indefinite().pack80())
@@ -180,7 +181,7 @@ func (x *X87) remainder(a, b num, nearest bool) (r rounded, quotient uint64, par
 		steps, partial = d&31|32, true
 	}
 	rest, quotient := longDivide(a.mant, b.mant, steps)
-	n := num{cls: finite, neg: a.neg, mant: rest, exp: a.exp - steps}
+	n := num{cls: finite, neg: a.neg, mant: rest, exp: a.exp - max(steps, 0)}
 	if nearest && !partial {
 		n, quotient = nearestRemainder(n, b, d, quotient)
 	}
