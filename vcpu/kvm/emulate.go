@@ -26,22 +26,22 @@ const (
 var errNotEmulated = errors.New("not emulated")
 
 // emulate completes an instruction that KVM's emulator gave up on, where that is simple and exact. It reports whether the guest can run on.
-// KVM has queued #UD by then: writing the registers cancels it, leaving them alone delivers it. Instructions outside detvm-v1 get their #UD; those
-// of the model that are not emulated here end the run.
+// Instructions outside detvm-v1 get their #UD; those of the model that are not emulated here end the run. Some versions of KVM have queued #UD by then:
+// writing the registers cancels it.
 func (e *Engine) emulate() (bool, error) {
 	code := e.failedBytes()
 	if code == nil || e.debugging {
 		return false, nil
 	}
 	if outsideModel(code) {
-		return true, nil
+		return true, e.raiseUD()
 	}
 	inst, err := x86asm.Decode(code, 64)
 	if err != nil || inst.Op == 0 {
 		return false, nil
 	}
 	if outsideModelOps[inst.Op] {
-		return true, nil
+		return true, e.raiseUD()
 	}
 	run, ok := emulations[inst.Op]
 	if !ok {
@@ -63,6 +63,16 @@ func (e *Engine) emulate() (bool, error) {
 		return false, fmt.Errorf("write registers: %w", err)
 	}
 	return true, nil
+}
+
+// raiseUD makes the next entry deliver #UD at the instruction.
+func (e *Engine) raiseUD() error {
+	const ud = 6
+	events := kvmEvents{excInjected: 1, excNr: ud}
+	if err := ioctlPtr(e.cpu, ioSetVCPUEvents, &events); err != nil {
+		return fmt.Errorf("raise #UD: %w", err)
+	}
+	return nil
 }
 
 // failedBytes is the instruction that the emulator could not do, or nil when the exit is about something else.
