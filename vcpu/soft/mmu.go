@@ -1,0 +1,535 @@
+package soft
+
+import (
+	"encoding/binary"
+	"unsafe"
+)
+
+// Paging constants (SDM vol. 3A, 4.5).
+const (
+	pageBits = 12
+	pageSize = 1 << pageBits
+	pageMask = ^uint64(pageSize - 1)
+	pageOff  = uint64(pageSize - 1)
+
+	tlbBits  = 10
+	tlbSize  = 1 << tlbBits
+	tlbMask  = tlbSize - 1
+	tlbEmpty = 1 // never a page-aligned address
+
+	pteP  = 1 << 0
+	pteW  = 1 << 1
+	pteU  = 1 << 2
+	pteA  = 1 << 5
+	pteD  = 1 << 6
+	ptePS = 1 << 7
+	pteNX = 1 << 63
+
+	pteAddr = 0x000ffffffffff000
+)
+
+// Flags of a RAM page. A page with any of pfSlowWrite set is never entered in the write TLB, so that writes to it come to storeSlow.
+const (
+	pfCode    = 1 << iota // decoded blocks derive from it
+	pfTable               // TLB entries derive from it: it is a page table in use
+	pfWatch               // dirty tracking is on and the page is clean
+	pfWriteTL             // it may have entries in the write TLB
+	pfDirty               // written since the last collection
+
+	pfSlowWrite = pfCode | pfTable | pfWatch
+)
+
+// ramRange is one range of guest RAM with what the engine knows about its pages.
+type ramRange struct {
+	gpa, size uint64
+	host      []byte
+	flags     []uint8
+	code      []*codePage
+}
+
+// execEntry is an entry of the instruction TLB, used only to look blocks up.
+type execEntry struct {
+	tag uint64
+	pa  uint64
+	ram *ramRange
+}
+
+// tlb is the soft TLB of one privilege (supervisor or user). It is invisible to the guest: a write to a page table from which an
+// entry derives empties it, so that the guest always sees its page tables as they are now. (A processor may drop TLB entries at
+// any time, so this is a behaviour that the architecture allows. It is the one that makes the accessed and dirty bits, and everything else, independent
+// of how a run is sliced and of when a snapshot is taken.)
+type tlb struct {
+	rd, wr [tlbSize]tlbEntry
+	ex     [tlbSize]execEntry
+}
+
+func (t *tlb) flush() {
+	for i := range t.rd {
+		t.rd[i] = tlbEntry{tag: tlbEmpty}
+	}
+	for i := range t.wr {
+		t.wr[i] = tlbEntry{tag: tlbEmpty}
+	}
+	for i := range t.ex {
+		t.ex[i] = execEntry{tag: tlbEmpty}
+	}
+}
+
+// access is what a translation is for.
+type access uint8
+
+const (
+	accRead access = iota
+	accWrite
+	accExec
+)
+
+// Page-fault error code bits (SDM vol. 3A, 4.7).
+const (
+	pfErrP    = 1 << 0
+	pfErrW    = 1 << 1
+	pfErrU    = 1 << 2
+	pfErrRsvd = 1 << 3
+	pfErrI    = 1 << 4
+)
+
+// findRAM returns the RAM range that holds the page of pa, or nil.
+func (c *CPU) findRAM(pa uint64) *ramRange {
+	if r := c.lastRAM; r != nil && pa-r.gpa < r.size {
+		return r
+	}
+	for i := range c.ram {
+		if r := &c.ram[i]; pa-r.gpa < r.size {
+			c.lastRAM = r
+			return r
+		}
+	}
+	return nil
+}
+
+// canonical reports whether va is a canonical 48-bit address.
+func canonical(va uint64) bool { return uint64(int64(va<<16)>>16) == va }
+
+// readPTE reads a page-table entry; outside RAM it reads as all ones, which is a reserved-bit fault.
+func (c *CPU) readPTE(pa uint64) (uint64, *ramRange) {
+	r := c.findRAM(pa)
+	if r == nil {
+		return ^uint64(0), nil
+	}
+	return binary.LittleEndian.Uint64(r.host[pa-r.gpa:]), r
+}
+
+// writePTE sets accessed and dirty bits.
+func (c *CPU) writePTE(r *ramRange, pa, v uint64) {
+	c.dropCode(r, pa, 8)
+	binary.LittleEndian.PutUint64(r.host[pa-r.gpa:], v)
+	c.markDirty(r, pa)
+}
+
+// markDirty records a write to the page of pa in the dirty log.
+func (c *CPU) markDirty(r *ramRange, pa uint64) {
+	f := &r.flags[(pa-r.gpa)>>pageBits]
+	*f = *f&^pfWatch | pfDirty
+}
+
+// walkResult is a successful translation.
+type walkResult struct {
+	pa       uint64
+	ram      *ramRange // nil outside RAM
+	noCache  bool      // must not be entered in the TLB
+	writable bool
+}
+
+// translate walks the page tables for an access of the given kind by user or supervisor, sets accessed and dirty bits, and raises #PF. It
+// raises #GP or #SS for a non-canonical address.
+func (c *CPU) translate(va uint64, acc access, user bool) (walkResult, bool) {
+	if c.cr0&cr0PG == 0 {
+		pa := va & 0xffffffff
+		return walkResult{pa: pa, ram: c.findRAM(pa), writable: true}, true
+	}
+	if !canonical(va) {
+		c.raiseNonCanonical()
+		return walkResult{}, false
+	}
+	code := uint32(0)
+	if acc == accWrite {
+		code |= pfErrW
+	}
+	if user {
+		code |= pfErrU
+	}
+	if acc == accExec && (c.efer&eferNXE != 0 || c.cr4&cr4SMEP != 0) {
+		code |= pfErrI
+	}
+	var entries [4]uint64
+	var addrs [4]uint64
+	var rams [4]*ramRange
+	table := c.cr3 & pteAddr
+	allow := uint64(pteW | pteU)
+	nx := uint64(0)
+	level := 0
+	var pa uint64
+	for ; ; level++ {
+		shift := 39 - 9*level
+		addrs[level] = table + va>>shift&511*8
+		e, r := c.readPTE(addrs[level])
+		if e&pteP == 0 {
+			c.raisePF(va, code)
+			return walkResult{}, false
+		}
+		if c.reservedBits(e, level) {
+			c.raisePF(va, code|pfErrP|pfErrRsvd)
+			return walkResult{}, false
+		}
+		entries[level], rams[level] = e, r
+		allow &= e
+		nx |= e & pteNX
+		if level == 3 || e&ptePS != 0 && level > 0 {
+			size := uint64(1) << shift
+			pa = e&pteAddr&^(size-1) | va&(size-1)
+			break
+		}
+		table = e & pteAddr
+	}
+	if !c.permitted(allow, nx, acc, user) {
+		c.raisePF(va, code|pfErrP)
+		return walkResult{}, false
+	}
+	for i := 0; i <= level; i++ {
+		e := entries[i] | pteA
+		if i == level && acc == accWrite {
+			e |= pteD
+		}
+		if e != entries[i] {
+			c.writePTE(rams[i], addrs[i], e)
+		}
+		if f := &rams[i].flags[(addrs[i]-rams[i].gpa)>>pageBits]; *f&pfTable == 0 {
+			c.trackTable(rams[i], addrs[i])
+		}
+	}
+	w := walkResult{pa: pa, ram: c.findRAM(pa)}
+	w.noCache = c.cr4&cr4SMAP != 0 && !user && allow&pteU != 0
+	return w, true
+}
+
+// reservedBits reports whether an entry sets bits that are reserved at its level (SDM vol. 3A, table 4-15 ff.).
+func (c *CPU) reservedBits(e uint64, level int) bool {
+	rsvd := c.physRsvd
+	if c.efer&eferNXE == 0 {
+		rsvd |= pteNX
+	}
+	switch {
+	case level == 0:
+		rsvd |= ptePS
+	case level == 1 && e&ptePS != 0:
+		rsvd |= 0x3fffe000
+	case level == 2 && e&ptePS != 0:
+		rsvd |= 0x1fe000
+	}
+	if level == 1 && e&ptePS != 0 && !c.has1G {
+		return true
+	}
+	return e&rsvd != 0
+}
+
+// permitted checks the combined rights of a translation (SDM vol. 3A, 4.6).
+func (c *CPU) permitted(allow, nx uint64, acc access, user bool) bool {
+	userPage := allow&pteU != 0
+	if user && !userPage {
+		return false
+	}
+	switch acc {
+	case accExec:
+		return nx == 0 && (user || !userPage || c.cr4&cr4SMEP == 0)
+	case accWrite:
+		if allow&pteW == 0 && (user || c.cr0&cr0WP != 0) {
+			return false
+		}
+	}
+	if !user && userPage && c.cr4&cr4SMAP != 0 {
+		return c.flags&flagAC != 0 && !c.implicit
+	}
+	return true
+}
+
+// trackTable marks the page of pa as a page table from which TLB entries derive, so that writes to it are seen.
+func (c *CPU) trackTable(r *ramRange, pa uint64) {
+	i := (pa - r.gpa) >> pageBits
+	r.flags[i] |= pfTable
+	c.tables = append(c.tables, pa&pageMask)
+	c.protect(r, i)
+}
+
+// protect removes the page with index i of r from the write TLB.
+func (c *CPU) protect(r *ramRange, i uint64) {
+	if r.flags[i]&pfWriteTL == 0 {
+		return
+	}
+	r.flags[i] &^= pfWriteTL
+	host := hostPage(r.host, i<<pageBits)
+	for t := range c.tlbs {
+		wr := &c.tlbs[t].wr
+		for j := range wr {
+			if wr[j].page == host {
+				wr[j] = tlbEntry{tag: tlbEmpty}
+			}
+		}
+	}
+}
+
+// flushTLB drops all translations and what depends on them.
+func (c *CPU) flushTLB() {
+	c.tlbs[0].flush()
+	c.tlbs[1].flush()
+	for _, pa := range c.tables {
+		if r := c.findRAM(pa); r != nil {
+			r.flags[(pa-r.gpa)>>pageBits] &^= pfTable
+		}
+	}
+	c.tables = c.tables[:0]
+	c.newGeneration()
+}
+
+// user reports whether data accesses of the running code are user accesses.
+func (c *CPU) user() bool { return c.cpl == 3 && !c.implicit }
+
+// fill translates va for a data access by the current privilege, enters it in the TLB where that is allowed, and returns where it is.
+func (c *CPU) fill(va uint64, acc access) (walkResult, bool) {
+	user := c.user()
+	w, ok := c.translate(va, acc, user)
+	if !ok || w.ram == nil || w.noCache || c.implicit || c.breakpointsNear(va) {
+		return w, ok
+	}
+	i := (w.pa - w.ram.gpa) >> pageBits
+	e := tlbEntry{tag: va & pageMask, page: hostPage(w.ram.host, i<<pageBits)}
+	slot := va >> pageBits & tlbMask
+	if acc == accRead {
+		c.rd[slot] = e
+		return w, true
+	}
+	if w.ram.flags[i]&pfSlowWrite == 0 {
+		w.ram.flags[i] |= pfWriteTL | pfDirty
+		c.wr[slot] = e
+		c.rd[slot] = e
+	}
+	return w, true
+}
+
+// loadSlow reads size bytes (1 to 8) at va.
+func (c *CPU) loadSlow(va, size uint64) (uint64, bool) {
+	c.checkDataBreak(va, size, false)
+	n := pageSize - va&pageOff
+	if n >= size {
+		w, ok := c.fill(va, accRead)
+		if !ok {
+			return 0, false
+		}
+		return c.physLoad(w, size)
+	}
+	w1, ok := c.fill(va, accRead)
+	if !ok {
+		return 0, false
+	}
+	w2, ok := c.fill(va+n, accRead)
+	if !ok {
+		return 0, false
+	}
+	lo, ok := c.physLoad(w1, n)
+	if !ok {
+		return 0, false
+	}
+	hi, ok := c.physLoad(w2, size-n)
+	return lo | hi<<(8*n), ok
+}
+
+// physLoad reads size bytes that lie in one page.
+func (c *CPU) physLoad(w walkResult, size uint64) (uint64, bool) {
+	if w.ram == nil {
+		return c.mmioLoad(w.pa, size)
+	}
+	var b [8]byte
+	copy(b[:size], w.ram.host[w.pa-w.ram.gpa:])
+	return binary.LittleEndian.Uint64(b[:]), true
+}
+
+// probeWrite checks that size bytes at va (at most 16) can be written, and asks for the instruction to be executed alone if the write
+// is one that must not happen mid-block: outside RAM, to a page table in use, or to decoded code.
+func (c *CPU) probeWrite(va, size uint64) bool {
+	n := pageSize - va&pageOff
+	if n >= size {
+		w, ok := c.fill(va, accWrite)
+		return ok && c.mayStore(w, size)
+	}
+	w1, ok := c.fill(va, accWrite)
+	if !ok {
+		return false
+	}
+	w2, ok := c.fill(va+n, accWrite)
+	return ok && c.mayStore(w1, n) && c.mayStore(w2, size-n)
+}
+
+// mayStore reports whether the store can be done now; if not, it asks for the instruction to be executed alone.
+func (c *CPU) mayStore(w walkResult, size uint64) bool {
+	if c.single {
+		return true
+	}
+	if w.ram != nil {
+		f := w.ram.flags[(w.pa-w.ram.gpa)>>pageBits]
+		if f&pfCode != 0 && c.codeAt(w.ram, w.pa, size) {
+			c.ev = evSingle
+			return false
+		}
+		if f&pfTable == 0 || !c.tableLive(w.ram, w.pa, size) {
+			return true
+		}
+	}
+	c.ev = evSingle
+	return false
+}
+
+// tableLive reports whether a translation may derive from the page-table entries in [pa, pa+size).
+func (c *CPU) tableLive(r *ramRange, pa, size uint64) bool {
+	for a := pa &^ 7; a < pa+size; a += 8 {
+		if binary.LittleEndian.Uint64(r.host[a-r.gpa:])&(pteP|pteA) == pteP|pteA {
+			return true
+		}
+	}
+	return false
+}
+
+// storeSlow writes the low size bytes (1 to 8) of v at va. Nothing is written unless all of it can be.
+func (c *CPU) storeSlow(va, v, size uint64) bool {
+	c.checkDataBreak(va, size, true)
+	n := pageSize - va&pageOff
+	if n >= size {
+		w, ok := c.fill(va, accWrite)
+		if !ok || !c.mayStore(w, size) {
+			return false
+		}
+		c.physStore(w, v, size)
+		return true
+	}
+	w1, ok := c.fill(va, accWrite)
+	if !ok {
+		return false
+	}
+	w2, ok := c.fill(va+n, accWrite)
+	if !ok || !c.mayStore(w1, n) || !c.mayStore(w2, size-n) {
+		return false
+	}
+	c.physStore(w1, v, n)
+	c.physStore(w2, v>>(8*n), size-n)
+	return true
+}
+
+// physStore writes size bytes that lie in one page, after mayStore.
+func (c *CPU) physStore(w walkResult, v, size uint64) {
+	if w.ram == nil {
+		c.mmioStore(w.pa, v, size)
+		return
+	}
+	var b [8]byte
+	binary.LittleEndian.PutUint64(b[:], v)
+	c.physWrite(w.ram, w.pa, b[:size])
+}
+
+// physWrite copies p into RAM at pa, within one page, and drops what derived from the old contents.
+func (c *CPU) physWrite(r *ramRange, pa uint64, p []byte) {
+	f := &r.flags[(pa-r.gpa)>>pageBits]
+	n := uint64(len(p))
+	if *f&pfSlowWrite != 0 {
+		if *f&pfTable != 0 && c.tableLive(r, pa, n) {
+			c.flushTLB()
+		}
+		c.dropCode(r, pa, n)
+	}
+	copy(r.host[pa-r.gpa:], p)
+	*f = *f&^pfWatch | pfDirty
+}
+
+// commit writes the bounce buffer back. probeWrite has made sure that it can.
+func (c *CPU) commit() {
+	size := c.bounceSize
+	c.bounceSize = 0
+	c.storeSlow(c.bounceVA, c.bounce, size)
+}
+
+// load128 reads 16 bytes.
+func (c *CPU) load128(va uint64) (lo, hi uint64, ok bool) {
+	e := &c.rd[va>>pageBits&tlbMask]
+	if e.tag == (va+15)&pageMask {
+		p := (*[2]uint64)(unsafe.Add(e.page, va&pageOff))
+		return p[0], p[1], true
+	}
+	if lo, ok = c.loadSlow(va, 8); !ok {
+		return 0, 0, false
+	}
+	hi, ok = c.loadSlow(va+8, 8)
+	return lo, hi, ok
+}
+
+// store128 writes 16 bytes, all or nothing.
+func (c *CPU) store128(va, lo, hi uint64) bool {
+	e := &c.wr[va>>pageBits&tlbMask]
+	if e.tag == (va+15)&pageMask {
+		p := (*[2]uint64)(unsafe.Add(e.page, va&pageOff))
+		p[0], p[1] = lo, hi
+		return true
+	}
+	return c.probeWrite(va, 16) && c.storeSlow(va, lo, 8) && c.storeSlow(va+8, hi, 8)
+}
+
+// readMem and writeMem move any number of bytes up to a page, all or nothing, for the instructions with large operands.
+
+func (c *CPU) readMem(va uint64, p []byte) bool {
+	for i := 0; i < len(p); {
+		n := min(8, len(p)-i)
+		v, ok := c.loadSlow(va+uint64(i), uint64(n))
+		if !ok {
+			return false
+		}
+		var b [8]byte
+		binary.LittleEndian.PutUint64(b[:], v)
+		copy(p[i:i+n], b[:])
+		i += n
+	}
+	return true
+}
+
+func (c *CPU) writeMem(va uint64, p []byte) bool {
+	n := uint64(len(p))
+	for off := uint64(0); off < n; {
+		k := min(n-off, pageSize-(va+off)&pageOff)
+		if !c.probeWrite(va+off, k) {
+			return false
+		}
+		off += k
+	}
+	for i := 0; i < len(p); i += 8 {
+		k := min(8, len(p)-i)
+		var b [8]byte
+		copy(b[:], p[i:i+k])
+		if !c.storeSlow(va+uint64(i), binary.LittleEndian.Uint64(b[:]), uint64(k)) {
+			return false
+		}
+	}
+	return true
+}
+
+// fetchPage translates the page of va for instruction fetch.
+func (c *CPU) fetchPage(va uint64) (pa uint64, r *ramRange, ok bool) {
+	t := &c.tlbs[0]
+	if c.cpl == 3 {
+		t = &c.tlbs[1]
+	}
+	e := &t.ex[va>>pageBits&tlbMask]
+	if e.tag == va&pageMask {
+		return e.pa, e.ram, true
+	}
+	w, ok := c.translate(va, accExec, c.cpl == 3)
+	if !ok {
+		return 0, nil, false
+	}
+	*e = execEntry{tag: va & pageMask, pa: w.pa & pageMask, ram: w.ram}
+	return e.pa, e.ram, true
+}
