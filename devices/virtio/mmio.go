@@ -186,6 +186,9 @@ func (t *Transport) ConfigChanged() {
 func (t *Transport) Fail(err error) {
 	t.err = err
 	t.status |= StatusNeedsReset
+	for i := range t.queue {
+		t.queue[i].abandon()
+	}
 	if t.status&StatusDriverOK != 0 {
 		t.raise(intConfigChange)
 	}

@@ -144,6 +144,13 @@ func (q *Queue) publish() (interrupt bool, err error) {
 	return q.usedIdx-event-1 < q.usedIdx-before, nil
 }
 
+// abandon marks what was pushed and will not be published: it is in memory all the same.
+func (q *Queue) abandon() {
+	if q.ready && q.published != q.usedIdx {
+		q.mem.Written(q.used, q.usedBytes())
+	}
+}
+
 func (q *Queue) append(b []byte) []byte {
 	b = binary.LittleEndian.AppendUint16(b, q.size)
 	for _, v := range [...]bool{q.ready, q.popped, q.eventIdx, q.indirect} {
