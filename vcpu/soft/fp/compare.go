@@ -68,30 +68,43 @@ var relationFlags = [...]uint32{less: CF, equal: ZF, greater: 0, unordered: ZF |
 
 // Compare32 is COMISS (signalQuiet set: quiet NaNs are invalid) and UCOMISS. It sets and returns e.EFLAGS.
 func (e *Env) Compare32(a, b uint32, signalQuiet bool) uint32 {
-	r, flags := relate(unpack32(a), unpack32(b), signalQuiet, e.MXCSR)
-	e.Raise(flags)
-	e.EFLAGS = relationFlags[r]
+	e.EFLAGS = relationFlags[e.relate32(a, b, signalQuiet)]
 	return e.EFLAGS
 }
 
 // Compare64 is COMISD and UCOMISD.
 func (e *Env) Compare64(a, b uint64, signalQuiet bool) uint32 {
+	e.EFLAGS = relationFlags[e.relate64(a, b, signalQuiet)]
+	return e.EFLAGS
+}
+
+// relate64 compares and raises the flags. Ordinary numbers are compared as integers.
+func (e *Env) relate64(a, b uint64, signalQuiet bool) relation {
 	if plain64(a) && plain64(b) {
-		x, y := order64(a), order64(b)
-		switch {
-		case x < y:
-			e.EFLAGS = CF
-		case x == y:
-			e.EFLAGS = ZF
-		default:
-			e.EFLAGS = 0
-		}
-		return e.EFLAGS
+		return relateInts(order64(a), order64(b))
 	}
 	r, flags := relate(unpack64(a), unpack64(b), signalQuiet, e.MXCSR)
 	e.Raise(flags)
-	e.EFLAGS = relationFlags[r]
-	return e.EFLAGS
+	return r
+}
+
+func (e *Env) relate32(a, b uint32, signalQuiet bool) relation {
+	if plain32(a) && plain32(b) {
+		return relateInts(order64(uint64(a)<<32), order64(uint64(b)<<32))
+	}
+	r, flags := relate(unpack32(a), unpack32(b), signalQuiet, e.MXCSR)
+	e.Raise(flags)
+	return r
+}
+
+func relateInts(x, y int64) relation {
+	switch {
+	case x < y:
+		return less
+	case x == y:
+		return equal
+	}
+	return greater
 }
 
 // order64 maps numbers to integers in the same order; both zeros give 0.
@@ -123,9 +136,7 @@ func signalling(pred uint8) bool { return pred&3 == 1 || pred&3 == 2 }
 
 // Cmp32 is CMPSS with predicate pred (bits 2:0): all ones or zero.
 func (e *Env) Cmp32(a, b uint32, pred uint8) uint32 {
-	r, flags := relate(unpack32(a), unpack32(b), signalling(pred), e.MXCSR)
-	e.Raise(flags)
-	if predicate(pred, r) {
+	if predicate(pred, e.relate32(a, b, signalling(pred))) {
 		return ^uint32(0)
 	}
 	return 0
@@ -133,22 +144,10 @@ func (e *Env) Cmp32(a, b uint32, pred uint8) uint32 {
 
 // Cmp64 is CMPSD with predicate pred (bits 2:0): all ones or zero.
 func (e *Env) Cmp64(a, b uint64, pred uint8) uint64 {
-	r, flags := relate(unpack64(a), unpack64(b), signalling(pred), e.MXCSR)
-	e.Raise(flags)
-	if predicate(pred, r) {
+	if predicate(pred, e.relate64(a, b, signalling(pred))) {
 		return ^uint64(0)
 	}
 	return 0
-}
-
-// second reports whether MIN (or MAX) returns its second operand: unless the first is strictly smaller (greater). NaNs and two
-// zeros give the second operand, and any NaN is invalid (SDM vol. 2, MINSS).
-func second(a, b num, wantMax bool, mx uint32) (bool, uint32) {
-	r, flags := relate(a, b, true, mx)
-	if wantMax {
-		return r != greater, flags
-	}
-	return r != less, flags
 }
 
 // Min32 is MINSS.
@@ -163,30 +162,35 @@ func (e *Env) Min64(a, b uint64) uint64 { return e.pick64(a, b, false) }
 // Max64 is MAXSD.
 func (e *Env) Max64(a, b uint64) uint64 { return e.pick64(a, b, true) }
 
+// pick32 and pick64 return the second operand unless the first is strictly smaller (greater): two zeros or a NaN give the second, and any
+// NaN is invalid (SDM vol. 2, MINSS).
+
 func (e *Env) pick32(a, b uint32, wantMax bool) uint32 {
-	na, nb := unpack32(a), unpack32(b)
-	two, flags := second(na, nb, wantMax, e.MXCSR)
-	e.Raise(flags)
-	n, r := na, a
-	if two {
-		n, r = nb, b
+	r := b
+	if e.relate32(a, b, true) == wanted(wantMax) {
+		r = a
 	}
-	if n.denormal && e.MXCSR&DAZ != 0 {
+	if e.MXCSR&DAZ != 0 && r&(0xff<<23) == 0 {
 		return r & (1 << 31)
 	}
 	return r
 }
 
 func (e *Env) pick64(a, b uint64, wantMax bool) uint64 {
-	na, nb := unpack64(a), unpack64(b)
-	two, flags := second(na, nb, wantMax, e.MXCSR)
-	e.Raise(flags)
-	n, r := na, a
-	if two {
-		n, r = nb, b
+	r := b
+	if e.relate64(a, b, true) == wanted(wantMax) {
+		r = a
 	}
-	if n.denormal && e.MXCSR&DAZ != 0 {
+	if e.MXCSR&DAZ != 0 && r&(0x7ff<<52) == 0 {
 		return r & (1 << 63)
 	}
 	return r
+}
+
+// wanted is the relation of the first operand to the second for which it is the result.
+func wanted(wantMax bool) relation {
+	if wantMax {
+		return greater
+	}
+	return less
 }

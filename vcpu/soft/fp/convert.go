@@ -69,21 +69,52 @@ func (e *Env) intRounding(truncate bool) Rounding {
 	return rounding(e.MXCSR)
 }
 
+// hostInt converts with the host's operations: to nearest or toward zero, if the value is in [-2^(width-1), 2^(width-1)). A NaN is not.
+func (e *Env) hostInt(f float64, limit float64, truncate bool) (v int64, ok bool) {
+	if !e.nearest() || !(f >= -limit && f < limit) {
+		return 0, false
+	}
+	whole := f
+	if !truncate {
+		if whole = math.RoundToEven(f); whole == limit {
+			return 0, false
+		}
+	}
+	v = int64(whole)
+	e.inexact(float64(v) != f)
+	return v, true
+}
+
+const (
+	limit32 = 1 << 31
+	limit64 = 1 << 63
+)
+
 // F32ToI32 converts to a 32-bit integer (CVTSS2SI, or CVTTSS2SI with truncate). Overflow and NaN give 0x80000000 and IE.
 func (e *Env) F32ToI32(a uint32, truncate bool) uint32 {
+	if plain32(a) {
+		if v, ok := e.hostInt(float64(math.Float32frombits(a)), limit32, truncate); ok {
+			return uint32(v)
+		}
+	}
 	return uint32(e.toSigned(unpack32(a), 32, e.intRounding(truncate)))
 }
 
 // F32ToI64 converts to a 64-bit integer (CVTSS2SI r64, CVTTSS2SI r64).
 func (e *Env) F32ToI64(a uint32, truncate bool) uint64 {
+	if plain32(a) {
+		if v, ok := e.hostInt(float64(math.Float32frombits(a)), limit64, truncate); ok {
+			return uint64(v)
+		}
+	}
 	return uint64(e.toSigned(unpack32(a), 64, e.intRounding(truncate)))
 }
 
 // F64ToI32 converts to a 32-bit integer (CVTSD2SI, CVTTSD2SI).
 func (e *Env) F64ToI32(a uint64, truncate bool) uint32 {
-	if e.fast() && truncate {
-		if f := math.Float64frombits(a); f > -1<<31-1 && f < 1<<31 { // false for NaN
-			return uint32(int32(f))
+	if plain64(a) {
+		if v, ok := e.hostInt(math.Float64frombits(a), limit32, truncate); ok {
+			return uint32(v)
 		}
 	}
 	return uint32(e.toSigned(unpack64(a), 32, e.intRounding(truncate)))
@@ -91,9 +122,9 @@ func (e *Env) F64ToI32(a uint64, truncate bool) uint32 {
 
 // F64ToI64 converts to a 64-bit integer (CVTSD2SI r64, CVTTSD2SI r64).
 func (e *Env) F64ToI64(a uint64, truncate bool) uint64 {
-	if e.fast() && truncate {
-		if f := math.Float64frombits(a); f >= -1<<63 && f < 1<<63 {
-			return uint64(int64(f))
+	if plain64(a) {
+		if v, ok := e.hostInt(math.Float64frombits(a), limit64, truncate); ok {
+			return uint64(v)
 		}
 	}
 	return uint64(e.toSigned(unpack64(a), 64, e.intRounding(truncate)))
@@ -137,9 +168,11 @@ func (e *Env) F32ToF64(a uint32) uint64 {
 
 // F64ToF32 narrows (CVTSD2SS).
 func (e *Env) F64ToF32(a uint64) uint32 {
-	if e.fast() && normal64(a) {
-		if r := math.Float32bits(float32(math.Float64frombits(a))); above32(r) {
-			return r
+	if e.nearest() && normal64(a) {
+		f := math.Float64frombits(a)
+		if r := float32(f); above32(math.Float32bits(r)) {
+			e.inexact(float64(r) != f)
+			return math.Float32bits(r)
 		}
 	}
 	r, flags := f64ToF32(a, e.MXCSR)
@@ -170,6 +203,9 @@ const (
 
 // Round32 rounds to an integral value (ROUNDSS). imm holds the mode in bits 1:0, "use MXCSR.RC" in bit 2, "suppress PE" in bit 3.
 func (e *Env) Round32(a uint32, imm uint8) uint32 {
+	if plain32(a) && (imm&roundNoInexact != 0 || e.fast()) && imm&roundUseMXCSR == 0 {
+		return math.Float32bits(float32(hostRound(float64(math.Float32frombits(a)), Rounding(imm&3))))
+	}
 	n, flags := e.roundIntegral(unpack32(a), imm)
 	e.Raise(flags)
 	return n.pack32()
@@ -177,9 +213,24 @@ func (e *Env) Round32(a uint32, imm uint8) uint32 {
 
 // Round64 rounds to an integral value (ROUNDSD).
 func (e *Env) Round64(a uint64, imm uint8) uint64 {
+	if plain64(a) && (imm&roundNoInexact != 0 || e.fast()) && imm&roundUseMXCSR == 0 {
+		return math.Float64bits(hostRound(math.Float64frombits(a), Rounding(imm&3)))
+	}
 	n, flags := e.roundIntegral(unpack64(a), imm)
 	e.Raise(flags)
 	return n.pack64()
+}
+
+func hostRound(f float64, rc Rounding) float64 {
+	switch rc {
+	case Down:
+		return math.Floor(f)
+	case Up:
+		return math.Ceil(f)
+	case Zero:
+		return math.Trunc(f)
+	}
+	return math.RoundToEven(f)
 }
 
 func (e *Env) roundIntegral(n num, imm uint8) (num, uint32) {

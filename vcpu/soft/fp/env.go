@@ -74,6 +74,16 @@ func (e *Env) Raise(flags uint32) bool {
 // fast reports whether the host's operations may be used.
 func (e *Env) fast() bool { return e.MXCSR&fastMask == fastWant }
 
+// nearest reports whether rounding is to nearest and everything masked: the host's operations then give the results, but perhaps not all flags.
+func (e *Env) nearest() bool { return e.MXCSR&(fastMask&^PE) == fastWant&^PE }
+
+// inexact raises PE, in the default modes.
+func (e *Env) inexact(yes bool) {
+	if yes {
+		e.MXCSR |= PE
+	}
+}
+
 // roundSSE rounds to an SSE format.
 func (n num) roundSSE(f format, mx uint32) (num, uint32) {
 	r := n.round(f, rounding(mx), unmaskedBits(mx), mx&FTZ != 0 && unmaskedBits(mx)&UE == 0, 0)

@@ -371,7 +371,7 @@ func (x *X87) timesLog(y num, log wide, exact bool) rounded {
 	r := x.result(mulWide(widen(y), log).narrow(!exact), 0)
 	if exact { // processors flag even these as inexact
 		r.flags |= PE
-		if r.mant>>63 == 0 {
+		if r.cls != infinite && r.mant>>63 == 0 {
 			r.flags |= UE
 		}
 	}
