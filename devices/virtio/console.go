@@ -217,10 +217,10 @@ func (d *Console) Reset() {
 
 // Notify implements [Device].
 func (d *Console) Notify(queue int) error {
-	switch {
-	case queue == queueControlIn:
+	switch queue {
+	case queueControlIn:
 		return d.deliverControl()
-	case queue == queueControlOut:
+	case queueControlOut:
 		return d.readControl()
 	}
 	port := 0

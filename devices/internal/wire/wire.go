@@ -89,10 +89,10 @@ func (r *Reader) Bool() bool {
 	return v == 1
 }
 
-// Bytes returns the next byte string, aliasing the input. A length above max is a failure.
-func (r *Reader) Bytes(max int) []byte {
+// Bytes returns the next byte string, aliasing the input. A length above limit is a failure.
+func (r *Reader) Bytes(limit int) []byte {
 	n := r.Uint32()
-	if uint64(n) > uint64(max) {
+	if uint64(n) > uint64(limit) {
 		r.failed = true
 		return nil
 	}
