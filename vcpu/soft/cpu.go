@@ -361,8 +361,14 @@ func (c *CPU) step() {
 	c.debugHits, c.noTrap = 0, false
 	if !c.codeBreak() {
 		c.single = true
+		others := c.left - 1
+		c.sliceEnd, c.left = c.sliceEnd-uint64(others), 1 // so that no other block is entered
 		for o := c.singleOp(); o != nil; {
 			o = o.fn(c, o)
+		}
+		c.sliceEnd, c.left = c.sliceEnd+uint64(others), c.left+others
+		if c.branches >= c.brStop {
+			c.endSlice()
 		}
 		c.single = false
 	}
