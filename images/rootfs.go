@@ -95,7 +95,7 @@ func build(ctx context.Context, source, dest string, opts Options) (Result, erro
 	if err != nil {
 		return Result{}, err
 	}
-	defer spool.Close()
+	defer spool.free()
 
 	t, err := readSource(ctx, source, newLimits(ctx, opts), spool, opts.Ref)
 	if err != nil {

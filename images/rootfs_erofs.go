@@ -55,11 +55,11 @@ type erofsInode struct {
 	block    uint32 // of the content, when it is not inline
 }
 
-func (i *erofsInode) headLen() int64 {
-	if i.compact {
-		return erofsCompact + i.xattrLen
+func (e *erofsInode) headLen() int64 {
+	if e.compact {
+		return erofsCompact + e.xattrLen
 	}
-	return erofsExtended + i.xattrLen
+	return erofsExtended + e.xattrLen
 }
 
 // erofsPlan is the layout of an image.

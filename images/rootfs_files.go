@@ -78,8 +78,8 @@ func newSpool(dir string) (*spool, error) {
 	return &spool{sparseFile{f: f}}, nil
 }
 
-// Close frees the spool's disk space.
-func (s *spool) Close() error { return s.f.Close() }
+// free gives the spool's disk space back.
+func (s *spool) free() { s.f.Close() }
 
 // keep copies exactly size bytes of r into the spool.
 func (s *spool) keep(r io.Reader, size int64) (content, error) {

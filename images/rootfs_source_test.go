@@ -23,7 +23,7 @@ import (
 
 // layeredImage makes a container image with the Go container registry library, an independent writer of the formats read here.
 func layeredImage(t *testing.T, layers ...[]entry) v1.Image {
-	img := v1.Image(empty.Image)
+	img := empty.Image
 	for _, entries := range layers {
 		data := makeTar(t, entries...)
 		layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil })

@@ -724,7 +724,7 @@ func FuzzLayer(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer sp.Close()
+		defer sp.free()
 		tr := newTree(newLimits(context.Background(), opts))
 		for i, layer := range [][]byte{lower, upper} {
 			tr.layer = i
