@@ -292,7 +292,8 @@ func (r *RTC) nextAlarm(after uint64) uint64 {
 	}
 	const day = 24 * 3600
 	t := r.wall(at)
-	for second := t.Hour()*3600 + t.Minute()*60 + t.Second(); second < 2*day; {
+	second := t.Hour()*3600 + t.Minute()*60 + t.Second()
+	for last := second + day; second <= last; { // alarms come daily or never
 		switch {
 		case !r.matches(rtcHoursAlarm, r.encodeHour(second/3600%24)):
 			next := (second/3600 + 1) * 3600

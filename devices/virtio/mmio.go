@@ -81,7 +81,7 @@ type Device interface {
 	// ReadConfig and WriteConfig access the device-specific configuration space. What lies outside of it reads as zero.
 	ReadConfig(offset uint64, p []byte)
 	WriteConfig(offset uint64, p []byte)
-	// Attach gives the device its bus, once, before anything else.
+	// Attach gives the device its bus, once, before anything else happens: NewTransport does it.
 	Attach(Bus)
 	// Notify handles what is available in a queue, for which [Bus.Queue] is not nil. An error puts the device into DEVICE_NEEDS_RESET.
 	Notify(queue int) error
@@ -204,7 +204,7 @@ func (t *Transport) Read(offset uint64, p []byte) {
 	switch {
 	case offset >= regConfig && offset < WindowSize:
 		t.dev.ReadConfig(offset-regConfig, p)
-	case len(p) == 4 && offset < regConfig:
+	case len(p) == 4 && offset < regConfig && offset%4 == 0:
 		binary.LittleEndian.PutUint32(p, t.readRegister(offset))
 	default:
 		for i := range p {
@@ -309,19 +309,22 @@ func (t *Transport) writeRegister(offset uint64, v uint32) {
 	}
 }
 
-// writeQueueRegister changes the selected queue, which must be neither ready nor in use (4.2.2.2).
+// writeQueueRegister changes the selected queue. While it is ready the driver can only stop it, by writing zero to QueueReady, which
+// forgets all about it (4.2.2.2).
 func (t *Transport) writeQueueRegister(offset uint64, v uint32) {
 	q := t.selected()
-	if q == nil || q.ready {
+	switch {
+	case q == nil:
+		return
+	case offset == regQueueReady:
+		t.writeQueueReady(q, v)
+		return
+	case q.ready:
 		return
 	}
 	switch offset {
 	case regQueueNum:
 		q.size = uint16(min(v, 0xffff))
-	case regQueueReady:
-		if v == 1 {
-			t.enableQueue(q)
-		}
 	case regQueueDescLow:
 		setHalf(&q.desc, 0, v)
 	case regQueueDescHigh:
@@ -337,8 +340,11 @@ func (t *Transport) writeQueueRegister(offset uint64, v uint32) {
 	}
 }
 
-func (t *Transport) enableQueue(q *Queue) {
-	if t.status&StatusFeaturesOK == 0 {
+func (t *Transport) writeQueueReady(q *Queue, v uint32) {
+	if v == 0 && q.ready {
+		q.reset()
+	}
+	if v != 1 || q.ready || t.status&StatusFeaturesOK == 0 {
 		return
 	}
 	if err := q.enable(t.Negotiated(FeatureEventIdx), t.Negotiated(FeatureIndirectDesc)); err != nil {

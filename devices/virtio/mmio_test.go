@@ -95,6 +95,9 @@ func TestTransportAccessWidths(t *testing.T) {
 		t.Error("a register write of a wrong width has an effect")
 	}
 	p := []byte{9, 9, 9, 9}
+	if d.tr.Read(regMagic+2, p); !bytes.Equal(p, []byte{0xff, 0xff, 0xff, 0xff}) {
+		t.Errorf("a misaligned read gives %x", p)
+	}
 	if d.tr.Read(regConfig+6, p); !bytes.Equal(p, []byte{7, 8, 0, 0}) {
 		t.Errorf("a configuration read over the end gives %x", p)
 	}
@@ -262,6 +265,25 @@ func TestTransportReset(t *testing.T) {
 	d.start(0)
 	if got := d.call(1, send([]byte("again")), receive(5)); string(got.data) != "again" {
 		t.Errorf("after reset: %q", got.data)
+	}
+}
+
+func TestTransportStopsAQueue(t *testing.T) {
+	d := newDriver(t, &echo{}).start(0)
+	d.call(0, send([]byte("x")), receive(1))
+	d.set(regQueueSel, 0)
+	d.set(regQueueNum, 2) // ignored while it runs
+	d.set(regQueueReady, 0)
+	if d.get(regQueueReady) != 0 || d.tr.Queue(0) != nil || d.tr.Queue(1) == nil {
+		t.Error("the queue does not stop, or the other does")
+	}
+	d.add(0, send([]byte("y")), receive(1))
+	d.kick(0)
+	if len(d.collect(0)) != 0 || d.broken() {
+		t.Error("a stopped queue works")
+	}
+	if got := d.call(1, send([]byte("z")), receive(1)); string(got.data) != "z" {
+		t.Error("the other queue does not work")
 	}
 }
 
