@@ -3,7 +3,9 @@
 package simd
 
 import (
+	"bytes"
 	"encoding/binary"
+	"os"
 	"testing"
 	"unsafe"
 
@@ -207,4 +209,10 @@ func operandNumber(l Loc, vector byte) byte {
 		return vector + 8
 	}
 	return vector
+}
+
+// amdZen4 reports whether the host's estimates (RCPPS, RSQRTPS) are the ones that package fp implements.
+func amdZen4() bool {
+	info, err := os.ReadFile("/proc/cpuinfo")
+	return err == nil && bytes.Contains(info, []byte("AuthenticAMD")) && bytes.Contains(info, []byte("avx512_bf16"))
 }

@@ -214,9 +214,6 @@ func usesMMX(op *Op) bool {
 func eachForm(visit func(op *Op, memory bool)) {
 	for i := range Table {
 		op := &Table[i]
-		if op.Name[:3] == "RCP" || op.Name[:3] == "RSQ" {
-			continue // implementation-defined
-		}
 		if op.Mod != MemOnly {
 			visit(op, false)
 		}
@@ -226,12 +223,18 @@ func eachForm(visit func(op *Op, memory bool)) {
 	}
 }
 
+// estimates reports whether the row's values are implementation-defined.
+func estimates(op *Op) bool { return op.Opcode == 0x52 || op.Opcode == 0x53 }
+
 var cases = flag.Int("cases", 400, "random cases for each form of each row")
 
 func TestRowsMatchProcessor(t *testing.T) {
 	n := newNative(t)
 	r := rand.New(rand.NewPCG(1, 2))
 	eachForm(func(op *Op, memory bool) {
+		if estimates(op) && !amdZen4() {
+			return
+		}
 		if err := compareRow(n, op, memory, false, r, *cases); err != nil {
 			t.Error(err)
 		}
