@@ -156,7 +156,7 @@ func TestEveryChangedByteOfABundleIsRefused(t *testing.T) {
 		b := signRun(t, file, s)
 		policy := &Policy{Keys: []crypto.PublicKey{pub}}
 		for i := range b {
-			for bit := range 8 {
+			for _, bit := range [...]int{i % 8, (i*3 + 5) % 8} {
 				b[i] ^= 1 << bit
 				_, err := VerifyBundle(b, policy)
 				if err == nil {
@@ -169,7 +169,7 @@ func TestEveryChangedByteOfABundleIsRefused(t *testing.T) {
 				b[i] ^= 1 << bit
 			}
 		}
-		for n := range b {
+		for n := 0; n < len(b); n += 7 {
 			if _, err := VerifyBundle(b[:n], policy); err == nil {
 				t.Fatalf("a bundle cut at %d verifies", n)
 			}
@@ -514,7 +514,7 @@ func TestProofs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range p {
+	for i := 0; i < len(p); i += 1 + i/200 {
 		p[i] ^= 1
 		if _, err := VerifyProof(p, nil, policy); err == nil {
 			t.Fatalf("byte %d of a proof can be changed to %q", i, p[i])
@@ -543,6 +543,9 @@ func TestKeyFiles(t *testing.T) {
 	password := func(p string) PasswordFunc { return func(bool) ([]byte, error) { return []byte(p), nil } }
 	for _, kind := range []KeyType{ECDSAP256, Ed25519} {
 		for _, secret := range []PasswordFunc{nil, password("correct horse")} {
+			if secret != nil && kind == Ed25519 && testing.Short() {
+				continue // deriving keys from passwords is slow on purpose
+			}
 			prefix := filepath.Join(dir, fmt.Sprintf("%s-%v", kind, secret != nil))
 			pair, err := GenerateKey(kind, secret)
 			if err != nil {

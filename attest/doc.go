@@ -15,5 +15,5 @@
 // What a signature does and does not prove is the subject of docs/attestation.md.
 //
 // Keys are ECDSA P-256 or Ed25519, in PEM files ([GenerateKey], [LoadSigner]), in a key management service, or short-lived and certified for
-// an identity. The key alone determines the signature algorithm.
+// an identity ([Keyless]). The key alone determines the signature algorithm.
 package attest
