@@ -49,9 +49,9 @@ func (m *Machine) loop() error {
 		if err != nil {
 			return err
 		}
-		m.fireTimers()
-		m.publishTime()
 		if inject || delivered {
+			m.fireTimers()
+			m.publishTime()
 			if err := m.injectPending(); err != nil {
 				return err
 			}
@@ -73,8 +73,8 @@ func (m *Machine) nextStop() uint64 {
 	return min(m.timerStop, m.retryStop, m.asyncStop, m.log.nextAsync())
 }
 
-// handle answers one exit and logs it. inject says that this is a position at which a pending interrupt is tried: it depends on nothing but
-// the guest and the work clock, so that stops for checkpoints, kicks and the like leave no mark.
+// handle answers one exit and logs it. inject says that this is a position at which the machine may change what the guest sees: timers, the time page,
+// interrupts. It depends on nothing but the guest and the work clock, so that kicks and other stops leave no mark.
 func (m *Machine) handle(exit *vcpu.Exit) (inject bool, err error) {
 	switch exit.Reason {
 	case vcpu.ReasonIO, vcpu.ReasonMMIO, vcpu.ReasonRDMSR, vcpu.ReasonWRMSR:
