@@ -52,6 +52,10 @@ func newNative(t testing.TB) *native {
 			t.Error(err)
 		}
 	})
+	copy(page[mxcsrAt:], append([]byte{
+		0x49, 0x89, 0xd0, // mov r8, rdx
+		0x41, 0x0f, 0xae, 0x58, 0x78, // stmxcsr [r8+120]
+	}, stubReturn...))
 	return &native{page}
 }
 
@@ -112,11 +116,21 @@ func (n *native) load(instruction []byte, mmx bool) {
 	copy(n.page, append(code, stubReturn...))
 }
 
-// run executes the installed stub on b. The stub works on a copy behind the code, which is aligned.
-func (n *native) run(b *block) {
-	in := (*block)(unsafe.Pointer(&n.page[2048]))
+// Where the parts lie in the page: the stub, the one that reads MXCSR, and the data, which is aligned.
+const (
+	stubAt  = 0
+	mxcsrAt = 1024
+	dataAt  = 2048
+)
+
+// run executes the installed stub on b.
+func (n *native) run(b *block) { n.call(b, stubAt) }
+
+// call executes the code at an offset of the page on a copy of b. It does not allocate.
+func (n *native) call(b *block, at int) {
+	in := (*block)(unsafe.Pointer(&n.page[dataAt]))
 	*in = *b
-	in.code, in.normal = uintptr(unsafe.Pointer(&n.page[0])), 0x1f80
+	in.code, in.normal = uintptr(unsafe.Pointer(&n.page[at])), 0x1f80
 	f := *(*func())(unsafe.Pointer(&in))
 	f()
 	*b = *in
@@ -128,20 +142,11 @@ func (n *native) runTrapping(b *block) (trapped bool) {
 	defer func() {
 		if recover() != nil {
 			trapped = true
-			n.readMXCSR(b)
+			n.call(b, mxcsrAt) // before anything that computes or allocates
 		}
 	}()
 	n.run(b)
 	return false
-}
-
-// readMXCSR stores the current MXCSR in b and restores the normal one.
-func (n *native) readMXCSR(b *block) {
-	copy(n.page, append([]byte{
-		0x49, 0x89, 0xd0, // mov r8, rdx
-		0x41, 0x0f, 0xae, 0x58, 0x78, // stmxcsr [r8+120]
-	}, stubReturn...))
-	n.run(b)
 }
 
 // encode gives the machine code of a row with destination register 1 (r9) and source register 2 (r10), or the memory operand.
