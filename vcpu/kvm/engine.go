@@ -293,6 +293,12 @@ func (e *Engine) rebind() error {
 	}
 	runtime.LockOSThread()
 	tid := unix.Gettid()
+	if e.traits.needsThreadTSD {
+		if err := pinThread(); err != nil {
+			runtime.UnlockOSThread()
+			return err
+		}
+	}
 	if err := blockSignal(stopSignal, true); err != nil {
 		runtime.UnlockOSThread()
 		return fmt.Errorf("block the stop signal: %w", err)
@@ -306,6 +312,25 @@ func (e *Engine) rebind() error {
 		e.lander = &lander{counter: c, now: e.count, base: e.count}
 	}
 	e.tid = tid
+	return nil
+}
+
+// pinThread binds the calling thread to the lowest processor that it may use. Where ring 3 runs on the host's own terms, CPUID shows it the number of
+// the host processor (the initial APIC ID): it has to be the same in every run.
+func pinThread() error {
+	var allowed, one unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &allowed); err != nil {
+		return fmt.Errorf("find the processors of this thread: %w", err)
+	}
+	for n := range len(allowed) * 64 {
+		if allowed.IsSet(n) {
+			one.Set(n)
+			break
+		}
+	}
+	if err := unix.SchedSetaffinity(0, &one); err != nil {
+		return fmt.Errorf("bind the thread to a processor: %w", err)
+	}
 	return nil
 }
 
