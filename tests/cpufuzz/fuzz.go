@@ -1,0 +1,224 @@
+package cpufuzz
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/detvm/detvm/vcpu"
+	"golang.org/x/arch/x86/x86asm"
+)
+
+// fuzzer runs batches of cases on two machines and compares.
+type fuzzer struct {
+	gen         *generator
+	real, model *machine
+	cases       [slots]testCase
+	counts      []int // executions of each row
+	total       int
+	faults      int
+	turn        int // which row comes next
+}
+
+func newFuzzer(seed uint64, realCPU, modelCPU func(vcpu.Config) (vcpu.CPU, error)) (*fuzzer, error) {
+	f := &fuzzer{gen: newGenerator(seed)}
+	f.counts = make([]int, len(f.gen.forms))
+	var err error
+	if f.real, err = newMachine("kvm", realCPU); err != nil {
+		return nil, err
+	}
+	if f.model, err = newMachine("soft", modelCPU); err != nil {
+		return nil, errors.Join(err, f.real.close())
+	}
+	return f, nil
+}
+
+func (f *fuzzer) close() error { return errors.Join(f.real.close(), f.model.close()) }
+
+// batch runs one batch and reports each difference. The rows take turns, so that every row comes equally often.
+func (f *fuzzer) batch(report func(string)) error {
+	for s := range slots {
+		form := f.gen.usable[f.turn%len(f.gen.usable)]
+		f.turn++
+		f.gen.next(&f.cases[s], s, form)
+		f.real.put(s, &f.cases[s])
+		f.model.put(s, &f.cases[s])
+	}
+	stray := false
+	for _, m := range []*machine{f.real, f.model} {
+		err := m.run()
+		var e *strayError
+		switch {
+		case errors.As(err, &e):
+			stray = true
+			report(fmt.Sprintf("%v\n%s", e, f.describe(e.slot)))
+		case err != nil:
+			return err
+		}
+	}
+	if stray {
+		return f.recover()
+	}
+	differ := false
+	for s := range slots {
+		for _, form := range f.cases[s].forms {
+			f.counts[form]++
+		}
+		if diff := f.compare(s); diff != "" {
+			differ = true
+			report(diff + f.describe(s))
+		}
+	}
+	f.total += slots
+	if differ {
+		// Later cases see what earlier ones left in the sandbox: make the memories equal again.
+		copy(f.model.ram, f.real.ram)
+		f.model.cpu.MemoryWritten(0, ramSize)
+	}
+	return nil
+}
+
+// recover starts both machines over after one went astray.
+func (f *fuzzer) recover() error {
+	copy(f.model.ram, f.real.ram)
+	f.model.cpu.MemoryWritten(0, ramSize)
+	return errors.Join(f.real.restart(), f.model.restart())
+}
+
+// compare checks one slot and returns what differs.
+func (f *fuzzer) compare(slot int) string {
+	data, box := dataOf(slot), sandboxPhys+uint64(slot)*page
+	a, b := f.real.ram[data+outGPR:data+outEnd], f.model.ram[data+outGPR:data+outEnd]
+	if vec := binary.LittleEndian.Uint64(a[outVec-outGPR:]); vec != noFault {
+		f.faults++
+	}
+	memA, memB := f.real.ram[box:box+page], f.model.ram[box:box+page]
+	if bytes.Equal(a, b) && bytes.Equal(memA, memB) {
+		return ""
+	}
+	c := &f.cases[slot]
+	var out strings.Builder
+	line := func(what string, x, y uint64) {
+		if x != y {
+			fmt.Fprintf(&out, "  %s: real %#x, soft %#x\n", what, x, y)
+		}
+	}
+	word := func(m []byte, at int) uint64 { return binary.LittleEndian.Uint64(m[at-outGPR:]) }
+	for reg := range 16 {
+		at := outGPR + 8*reg
+		line(regNames[reg], word(a, at), word(b, at))
+	}
+	line("flags", word(a, outFlags)&^c.ignoreFlags, word(b, outFlags)&^c.ignoreFlags)
+	line("vector", word(a, outVec), word(b, outVec))
+	line("error code", word(a, outErr), word(b, outErr))
+	line("fault RIP", word(a, outRIP), word(b, outRIP))
+	line("mark", word(a, outMark), word(b, outMark))
+	if word(a, outVec) != noFault {
+		line("flags in the frame", word(a, outFrame)&^c.ignoreFlags, word(b, outFrame)&^c.ignoreFlags)
+	}
+	if word(a, outVec) == 14 {
+		line("CR2", word(a, outCR2), word(b, outCR2))
+	}
+	compareFX(&out, a[outFX-outGPR:], b[outFX-outGPR:])
+	compareMemory(&out, memA, memB, c.ignoreMem)
+	return out.String()
+}
+
+var regNames = [16]string{"RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI", "R8", "R9", "R10", "R11", "R12", "R13", "R14", "R15"}
+
+func compareFX(out *strings.Builder, a, b []byte) {
+	x, y := [512]byte(a), [512]byte(b)
+	maskFX(x[:])
+	maskFX(y[:])
+	for _, field := range []struct {
+		name     string
+		from, to int
+	}{{"FCW", 0, 2}, {"FSW", 2, 4}, {"FTW", 4, 5}, {"MXCSR", 24, 28}} {
+		if !bytes.Equal(x[field.from:field.to], y[field.from:field.to]) {
+			fmt.Fprintf(out, "  %s: real % x, soft % x\n", field.name, x[field.from:field.to], y[field.from:field.to])
+		}
+	}
+	for i := range 24 {
+		at := 32 + 16*i
+		name := fmt.Sprintf("ST%d", i)
+		if i >= 8 {
+			name = fmt.Sprintf("XMM%d", i-8)
+		}
+		if !bytes.Equal(x[at:at+16], y[at:at+16]) {
+			fmt.Fprintf(out, "  %s: real % x, soft % x\n", name, x[at:at+16], y[at:at+16])
+		}
+	}
+}
+
+func compareMemory(out *strings.Builder, a, b []byte, ignore []span) {
+	skip := func(i int) bool {
+		for _, s := range ignore {
+			if i >= s.from && i < s.to {
+				return true
+			}
+		}
+		return false
+	}
+	shown := 0
+	for i := range a {
+		if a[i] != b[i] && !skip(i) && shown < 16 {
+			fmt.Fprintf(out, "  memory +%#x: real %#02x, soft %#02x\n", i, a[i], b[i])
+			shown++
+		}
+	}
+}
+
+// describe shows a case to a person: the instructions and the state they started from.
+func (f *fuzzer) describe(slot int) string {
+	c := &f.cases[slot]
+	var out strings.Builder
+	fmt.Fprintf(&out, "  slot %d at %#x, sandbox at %#x\n", slot, codeOf(slot)+testAt, sandboxOf(slot))
+	code := c.code
+	for _, form := range c.forms {
+		inst, err := x86asm.Decode(code, 64)
+		text := "?"
+		if err == nil && inst.Op != 0 {
+			text = x86asm.IntelSyntax(inst, 0, nil)
+		} else {
+			inst.Len = min(len(code), 12)
+		}
+		fmt.Fprintf(&out, "  %-28s % x   (row %s %v)\n", text, code[:inst.Len], f.gen.forms[form].Mnemonic, f.gen.forms[form].Operands)
+		code = code[inst.Len:]
+	}
+	for reg, v := range c.gpr {
+		fmt.Fprintf(&out, "  %s=%#x", regNames[reg], v)
+	}
+	fmt.Fprintf(&out, "\n  flags %#x, not compared %#x; FCW %x FSW %x FTW %x MXCSR %x\n", c.flags, c.ignoreFlags, c.fx[0:2], c.fx[2:4], c.fx[4:5], c.fx[24:28])
+	return out.String()
+}
+
+// coverage reports how often each row was executed: the rows below least, and the rows that are left out, with the reason.
+func (f *fuzzer) coverage(least int) (short []string, report string) {
+	var out strings.Builder
+	covered, left := 0, 0
+	usable := map[int]bool{}
+	for _, i := range f.gen.usable {
+		usable[i] = true
+	}
+	for i := range f.gen.forms {
+		form := &f.gen.forms[i]
+		name := fmt.Sprintf("%02X/%d.%d.%d %s %s", form.Opcode, form.Map, form.Prefix, form.Ext, form.Mnemonic, strings.Join(form.Operands, ","))
+		switch {
+		case form.Inv64:
+			left++
+			fmt.Fprintf(&out, "left out: %s: invalid in 64-bit mode\n", name)
+		case !usable[i]:
+			left++
+			fmt.Fprintf(&out, "left out: %s: %s\n", name, exclusion(form))
+		case f.counts[i] < least:
+			short = append(short, fmt.Sprintf("%s: %d times", name, f.counts[i]))
+		default:
+			covered++
+		}
+	}
+	fmt.Fprintf(&out, "%d rows of %d covered at least %d times, %d left out, %d short; %d cases, %d with an exception\n",
+		covered, len(f.gen.forms), least, left, len(short), f.total, f.faults)
+	return short, out.String()
+}

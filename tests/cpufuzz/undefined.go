@@ -1,0 +1,92 @@
+package cpufuzz
+
+import (
+	"strings"
+
+	"github.com/detvm/detvm/vcpu/soft"
+)
+
+// The status flags.
+const (
+	cf     = 1 << 0
+	pf     = 1 << 2
+	af     = 1 << 4
+	zf     = 1 << 6
+	sf     = 1 << 7
+	of     = 1 << 11
+	status = cf | pf | af | zf | sf | of
+)
+
+// undefinedFlags lists the flags that the SDM (vol. 2, "Flags Affected" of each instruction) calls undefined whatever the operands.
+var undefinedFlags = map[string]uint64{
+	"AND": af, "OR": af, "XOR": af, "TEST": af, // "the state of the AF flag is undefined"
+	"MUL": sf | zf | af | pf, "IMUL": sf | zf | af | pf, "IMUL2": sf | zf | af | pf, "IMUL3": sf | zf | af | pf, // only CF and OF are defined
+	"DIV": status, "IDIV": status, // all are undefined
+	"BSF": cf | of | sf | af | pf, "BSR": cf | of | sf | af | pf, // only ZF is defined
+	"BT": of | sf | af | pf, "BTS": of | sf | af | pf, "BTR": of | sf | af | pf, "BTC": of | sf | af | pf, // only CF is defined, ZF is unaffected
+}
+
+// shiftFlags gives the flags of a shift or rotate that depend on the masked count (SDM vol. 2B, SAL/SAR/SHL/SHR and RCL/RCR/ROL/ROR; SHLD; SHRD).
+func shiftFlags(mnemonic string, count, size uint64) uint64 {
+	if count == 0 {
+		return 0 // nothing changes
+	}
+	var undefined uint64
+	if count != 1 {
+		undefined |= of // "the OF flag is defined only for the 1-bit shifts"
+	}
+	switch mnemonic {
+	case "SHL", "SHR", "SAR":
+		undefined |= af
+		if count >= size && mnemonic != "SAR" {
+			undefined |= cf // "undefined for SHL and SHR where the count is greater than or equal to the size of the destination"
+		}
+	case "SHLD", "SHRD":
+		undefined |= af
+	}
+	return undefined
+}
+
+// Rows that are not compared, with the reason. Everything in the decoder table that is not named here is.
+const (
+	hostTables   = "ring 3 of this host's KVM runs with the host's descriptor tables, not the guest's"
+	hostIdentity = "ring 3 sees the host's processor, not the model"
+	toMachine    = "goes to the machine, not to the processor; which ring 3 accesses do is the host's choice"
+	gates        = "ring 3 of this host's KVM does not enter the guest's kernel by it (host limitation, measured)"
+	timeDepends  = "reads time"
+)
+
+var excluded = map[string]string{
+	"IN": toMachine, "OUT": toMachine, "INS": toMachine, "OUTS": toMachine,
+	"CPUID": hostIdentity, "RDTSC": timeDepends, "RDTSCP": timeDepends, "RDPMC": timeDepends,
+	"SGDT": hostTables, "SIDT": hostTables, "SLDT": hostTables, "STR": hostTables, "SMSW": hostTables,
+	"LAR": hostTables, "LSL": hostTables, "VERR": hostTables, "VERW": hostTables,
+	"MOVTOSEG": hostTables, "MOVFROMSEG": hostTables, "LSS": hostTables, "LFS": hostTables, "LGS": hostTables,
+	"CALLFAR": hostTables, "JMPFAR": hostTables, "RETF": hostTables, "IRET": hostTables,
+	"SYSCALL": gates, "SYSENTER": gates, "SYSEXIT": gates, "SYSRET": gates, "INT": gates, "INT3": gates, "INT1": gates,
+}
+
+// exclusion is why a row is not compared, or "".
+func exclusion(f *soft.Form) string {
+	if reason := excluded[f.Mnemonic]; reason != "" {
+		return reason
+	}
+	if (f.Mnemonic == "PUSH" || f.Mnemonic == "POP") && len(f.Operands) == 1 && strings.HasSuffix(f.Operands[0], "S") {
+		return hostTables
+	}
+	return ""
+}
+
+// FXSAVE image fields that are not compared.
+//   - FOP, FIP and FDP (bytes 6–23): AMD processors keep them only while an exception is pending (APM vol. 2, 11.4.4), Intel's always.
+//   - MXCSR_MASK (28–31): AMD's has one bit more (misaligned SSE), which the model does not.
+//   - The upper 48 bits of the ST slots and the bytes from 416 on are reserved.
+func maskFX(fx []byte) {
+	fx[5] = 0
+	clear(fx[6:24])
+	clear(fx[28:32])
+	for i := range 8 {
+		clear(fx[32+16*i+10 : 32+16*i+16])
+	}
+	clear(fx[416:512])
+}
