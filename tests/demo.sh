@@ -4,7 +4,7 @@ set -euo pipefail
 detvm=$1
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
-command='echo "hello from $(uname -sr) at $(date -u +%H:%M:%S)"; head -c 8 /dev/urandom | hexdump; sleep 3600; date'
+command='echo "hello from $(uname -s) at $(date -u +%H:%M:%S)"; head -c 8 /dev/urandom | hexdump; sleep 3600; date'
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 field() { sed -n "s/^  \"$2\": \"*\([^\",]*\)\"*,*$/\1/p" "$1"; }

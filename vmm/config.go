@@ -221,9 +221,6 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Start.IsZero() {
 		c.Start = DefaultStart
 	}
-	if c.CheckpointEvery == 0 {
-		c.CheckpointEvery = checkpointEvery[c.Clock]
-	}
 	if c.Limits.VirtualTime == 0 {
 		c.Limits.VirtualTime = defaultVirtualTime
 	}

@@ -120,6 +120,9 @@ func New(c Config) (*Machine, error) {
 		return nil, err
 	}
 	c.Engine, c.Clock = engine, clock
+	if c.CheckpointEvery == 0 {
+		c.CheckpointEvery = checkpointEvery[clock]
+	}
 	m := &Machine{config: c, log: liveLog{}, bootWallClock: bootEpoch.UnixNano()}
 	if m.vt, err = newVirtualTime(clock, c.TimeScale); err != nil {
 		return nil, &UsageError{err}
