@@ -12,31 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// block is what a native stub exchanges with its caller. The stub finds it through the context register of Go's calling convention (RDX): the
-// func value points at code, the first word. Offsets are used in the machine code below.
-type block struct {
-	code   uintptr // 0
-	_      uint64
-	x1     Vec    // 16: destination
-	x2     Vec    // 32: source
-	x0     Vec    // 48: implicit operand
-	_      Vec    // 64
-	r9     uint64 // 80: destination
-	r10    uint64 // 88: source
-	rax    uint64 // 96
-	rdx    uint64 // 104
-	rcx    uint64 // 112
-	mxcsr  uint32 // 120
-	_      uint32 // 124
-	rflags uint64 // 128
-	_      uint64 // 136
-	mem    Vec    // 144: memory operand
-	m1     uint64 // 160: destination
-	m2     uint64 // 168: source
-	normal uint32 // 176: MXCSR for Go
-	_      uint32
-}
-
 // native runs machine code for rows of the table on the processor of this machine.
 type native struct {
 	page []byte
@@ -197,16 +172,6 @@ func encode(op *Op, memory bool, imm uint8) []byte {
 		code = append(code, imm)
 	}
 	return code
-}
-
-func isGPR(l Loc) bool { return l >= GReg32 && l <= GRM64 }
-
-func isRM(l Loc) bool {
-	switch l {
-	case XRM, MRM, GRM8, GRM16, GRM32, GRM64:
-		return true
-	}
-	return false
 }
 
 func operandNumber(l Loc, vector byte) byte {
