@@ -284,6 +284,7 @@ func (c *CPU) Run(stop uint64, exit *vcpu.Exit) error {
 
 // beginSlice sets how far execute may go.
 func (c *CPU) beginSlice(stop uint64) {
+	c.from = nil // an interrupt may have changed rip since
 	now := c.icount()
 	n := uint64(sliceLen)
 	if c.clock == vcpu.ClockInstructions {

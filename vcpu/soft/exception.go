@@ -112,6 +112,7 @@ func contributory(vec uint8) bool {
 func (c *CPU) deliver(e exception, kind event, rip uint64) {
 	c.shadowSet = false
 	c.halted = false
+	c.from = nil
 	for {
 		if c.enterGate(e, kind, rip) {
 			c.ev = evNone
