@@ -36,8 +36,8 @@ type Server struct {
 	CAKey  *ecdsa.PrivateKey
 	CA     *x509.Certificate
 	LogKey *ecdsa.PrivateKey
-	// Origin is the first line of the log's checkpoints.
-	Origin string
+	// Name is that of the log. Its checkpoints begin with the name and the number of the tree, as Rekor's do.
+	Name string
 	// Now is the time of certificates and log entries.
 	Now func() time.Time
 
@@ -47,7 +47,7 @@ type Server struct {
 
 // New starts a fake. The caller closes it.
 func New() (*Server, error) {
-	s := &Server{Now: time.Now, Origin: "rekor.test"}
+	s := &Server{Now: time.Now, Name: "rekor.test"}
 	var err error
 	if s.CAKey, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		return nil, err
@@ -218,13 +218,13 @@ func (s *Server) add(body []byte) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	text := fmt.Sprintf("%s\n%d\n%s\n", s.Origin, size, base64.StdEncoding.EncodeToString(root))
+	text := fmt.Sprintf("%s - 1\n%d\n%s\n", s.Name, size, base64.StdEncoding.EncodeToString(root))
 	sig, err := s.sign([]byte(text))
 	if err != nil {
 		return nil, err
 	}
 	note := binary.BigEndian.AppendUint32(nil, binary.BigEndian.Uint32(s.LogID()))
-	checkpoint := fmt.Sprintf("%s\n\u2014 %s %s\n", text, s.Origin, base64.StdEncoding.EncodeToString(append(note, sig...)))
+	checkpoint := fmt.Sprintf("%s\n\u2014 %s %s\n", text, s.Name, base64.StdEncoding.EncodeToString(append(note, sig...)))
 	return map[string]any{"uuid" + fmt.Sprint(index): map[string]any{"body": body, "integratedTime": now, "logID": hex.EncodeToString(s.LogID()), "logIndex": index,
 		"verification": map[string]any{"signedEntryTimestamp": set, "inclusionProof": map[string]any{"checkpoint": checkpoint, "hashes": hashes,
 			"logIndex": index, "rootHash": hex.EncodeToString(root), "treeSize": size}}}}, nil
