@@ -410,7 +410,7 @@ func (d *Console) introduce(i int) error {
 	return d.deliver(i)
 }
 
-// sendSize sends the terminal size, columns first (5.3.6.2). Linux takes them for rows first; the machine model tells the guest's programs
+// sendSize sends the terminal size, columns first (5.3.6.2). Older Linux kernels take them for rows first; the machine tells the guest's programs
 // their terminal size through the agent.
 func (d *Console) sendSize(port int) error {
 	var size [4]byte

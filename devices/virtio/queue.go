@@ -146,7 +146,10 @@ func (q *Queue) publish() (interrupt bool, err error) {
 
 // abandon marks what was pushed and will not be published: it is in memory all the same.
 func (q *Queue) abandon() {
-	if q.ready && q.published != q.usedIdx {
+	if !q.ready || q.published == q.usedIdx {
+		return
+	}
+	if _, ok := q.mem.Slice(q.used, q.usedBytes()); ok { // a restored queue may have any address
 		q.mem.Written(q.used, q.usedBytes())
 	}
 }
