@@ -78,7 +78,8 @@ command, seed and recorded inputs: the same run again gives the same bits.`,
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newRunCommand(), newReplayCommand(), newInspectCommand(), newDiffCommand(), newCheckCommand(), newImageCommand(), newSnapshotCommand(), newDoctorCommand(), newVersionCommand(), newManCommand())
+	root.AddCommand(newRunCommand(), newReplayCommand(), newInspectCommand(), newDiffCommand(), newCheckCommand(), newVerifyCommand(),
+		newKeygenCommand(), newAttestCommand(), newProveCommand(), newRedactCommand(), newImageCommand(), newSnapshotCommand(), newDoctorCommand(), newVersionCommand(), newManCommand())
 	wrapArgs(root)
 	return root
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,9 +17,11 @@ import (
 type recordFlags struct {
 	file, maxSize, hash       string
 	selfContained, redactable bool
+	sign                      signFlags
 }
 
 func (f *recordFlags) register(c *cobra.Command) {
+	f.sign.register(c, "sign", "sign the recorded trace with this key")
 	fs := c.Flags()
 	fs.StringVar(&f.file, "record", "", "record the run into this trace file; a trace already there is kept as FILE.old")
 	fs.StringVar(&f.maxSize, "max-trace-size", "", "end the run when the trace reaches this size (K, M, G suffixes; exit code 124)")
@@ -31,7 +34,10 @@ func (f *recordFlags) register(c *cobra.Command) {
 const minTraceSize = 256 << 10
 
 // start prepares config to record. finish completes the file; it is called with nil when the run failed.
-func (f *recordFlags) start(config *vmm.Config) (finish func(*vmm.Result) error, err error) {
+func (f *recordFlags) start(ctx context.Context, config *vmm.Config) (finish func(*vmm.Result) error, err error) {
+	if f.sign.given() && f.file == "" {
+		return nil, usagef("--sign needs --record")
+	}
 	if f.file == "" {
 		return func(*vmm.Result) error { return nil }, nil
 	}
@@ -59,9 +65,15 @@ func (f *recordFlags) start(config *vmm.Config) (finish func(*vmm.Result) error,
 	}
 	rec.W = file
 	config.Record = rec
-	return func(*vmm.Result) error {
+	return func(result *vmm.Result) error {
 		if err := errors.Join(file.Sync(), file.Close()); err != nil {
 			return fmt.Errorf("record into %s: %w", f.file, err)
+		}
+		if result == nil || !f.sign.given() {
+			return nil
+		}
+		if _, err := f.sign.attestRun(ctx, f.file, ""); err != nil {
+			return fmt.Errorf("the trace is recorded, but not signed: %w", err)
 		}
 		return nil
 	}, nil

@@ -42,13 +42,18 @@ type replayFlags struct {
 }
 
 func (f *replayFlags) register(c *cobra.Command) {
+	f.registerFiles(c)
+	c.Flags().BoolVar(&f.force, "force", false, "replay even with files that are not the recorded ones, to see where that makes a difference")
+}
+
+// registerFiles registers what a replay that must be true may be given.
+func (f *replayFlags) registerFiles(c *cobra.Command) {
 	fs := c.Flags()
 	fs.StringVar(&f.cpu, "cpu", vmm.EngineAuto, "engine: auto, kvm or soft; it must be able to count the trace's clock")
 	fs.StringVar(&f.kernel, "kernel", "", "kernel of the recorded run, if it was neither the built-in one nor stored in the trace")
 	fs.StringVar(&f.initramfs, "initramfs", "", "initramfs of the recorded run, likewise")
 	fs.StringVar(&f.image, "image", "", "root image of the recorded run (file or name), unless stored in the trace")
 	fs.StringVar(&f.disk, "disk", "", "data disk of the recorded run, unless stored in the trace")
-	fs.BoolVar(&f.force, "force", false, "replay even with files that are not the recorded ones, to see where that makes a difference")
 	fs.BoolVar(&f.noSnapshot, "no-snapshot", false, "boot from cold and leave the snapshot cache alone")
 	fs.DurationVar(&f.timeout, "timeout", 0, "give up after this much time on the host")
 }
@@ -160,6 +165,7 @@ func parseUntil(s string, r *trace.Reader) (func(index uint64, e *trace.Event) b
 
 func newReplayCommand() *cobra.Command {
 	var f replayFlags
+	var sign signFlags
 	var until, jsonFile string
 	var output bool
 	c := &cobra.Command{
@@ -187,10 +193,19 @@ reported: exit code 1. Neither network, standard input nor (for a self-contained
 					return err
 				}
 			}
-			return reportReplay(cmd.ErrOrStderr(), r, result)
+			if err := reportReplay(cmd.ErrOrStderr(), r, result); err != nil || !sign.given() {
+				return err
+			}
+			path, err := sign.countersign(cmd.Context(), args[0], r, result)
+			if err != nil {
+				return fmt.Errorf("attest the replay: %w", err)
+			}
+			fmt.Fprintf(cmd.ErrOrStderr(), "signed: %s\n", path)
+			return nil
 		},
 	}
 	f.register(c)
+	sign.register(c, "attest", "sign that the replay was identical at every event, with this key")
 	c.Flags().StringVar(&until, "until", "", "stop after this event: N, position:N, or time:DURATION of virtual time")
 	c.Flags().BoolVar(&output, "output", false, "write the command's output to standard output and error")
 	c.Flags().StringVar(&jsonFile, "json", "", "write the result as JSON to this file ('-' is standard output)")

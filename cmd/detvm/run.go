@@ -256,7 +256,7 @@ Use -i when a program at the other end of the pipe waits for answers.`,
 					return err
 				}
 			}
-			finish, err := rec.start(&config)
+			finish, err := rec.start(cmd.Context(), &config)
 			if err != nil {
 				restore()
 				return err
