@@ -97,6 +97,10 @@ func TestConsoleHandshake(t *testing.T) {
 	if got, want := c.hear(), []string{"0/1/1", "1/1/1", "2/1/1"}; !slices.Equal(got, want) {
 		t.Fatalf("heard %q, want %q", got, want)
 	}
+	restored := &terminal{} // with messages waiting
+	restored.console = NewConsole(restored.ports())
+	restored.driver = c.checkRestore(restored.console)
+	c = restored
 	c.offerControl(10) // what waited comes now
 	if got, want := c.hear(), []string{"3/1/1", "4/1/1"}; !slices.Equal(got, want) {
 		t.Fatalf("heard %q, want %q", got, want)
@@ -169,6 +173,15 @@ func TestConsoleInput(t *testing.T) {
 	c.console.Send(2, []byte("now")) // a buffer waits
 	if got := c.collect(q); len(got) != 1 || string(got[0].data[:3]) != "now" || !c.level {
 		t.Errorf("input %v, interrupt %v", got, c.level)
+	}
+}
+
+func TestConsoleRefusesMalformedWaitingMessages(t *testing.T) {
+	for _, control := range [][]byte{{8}, {7, 0, 0, 0, 0, 0, 0, 0}, {9, 0, 0, 0, 0, 0, 0, 0, 0}} {
+		state := append([]byte{0, 0, 0, 0, byte(len(control)), 0, 0, 0}, control...)
+		if NewConsole(nil).DecodeState(state) == nil {
+			t.Errorf("waiting messages %x are accepted", control)
+		}
 	}
 }
 
