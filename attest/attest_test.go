@@ -471,6 +471,14 @@ func TestRedactedTraceStaysSigned(t *testing.T) {
 	if err != nil || len(v.Notes) != 0 {
 		t.Fatal(err, v)
 	}
+	var out bytes.Buffer
+	if _, err := trace.Redact(&out, r, trace.RedactOptions{Withhold: kind(trace.KindStdin)}); err != nil {
+		t.Fatal(err)
+	}
+	rr, rep := openTrace(t, out.Bytes())
+	if _, err := NewReplay(rr, rep, "test", nil, time.Now()); err == nil || !strings.Contains(err.Error(), "withheld") {
+		t.Errorf("a replay of a redacted trace is vouched for: %v", err)
+	}
 	v, err = redact(trace.RedactOptions{Withhold: kind(trace.KindStdout, trace.KindCheckpoint)})
 	if err != nil || len(v.Notes) != 2 || !strings.Contains(strings.Join(v.Notes, "; "), "stdout") {
 		t.Fatal(err, v)

@@ -52,7 +52,7 @@ func TestKeylessSignature(t *testing.T) {
 	if v.Vouchers[0].Identity.Subject != "alice@example.com" || time.Since(v.Vouchers[0].LoggedAt) > time.Minute {
 		t.Errorf("%+v", v.Vouchers[0])
 	}
-	for i := 0; i < len(b); i += 1 + i/100 {
+	for i := 0; i < len(b); i++ {
 		b[i] ^= 1
 		if _, err := VerifyBundle(b, policy); err == nil {
 			t.Fatalf("byte %d of the bundle can be changed to %q", i, b[i])

@@ -152,10 +152,10 @@ func checkpoint(note string, key crypto.PublicKey) (size uint64, root []byte, er
 	sum := sha256.Sum256(der)
 	for line := range strings.Lines(sigs) {
 		fields := strings.Fields(line)
-		if len(fields) != 3 || fields[0] != "\u2014" {
-			continue
+		if len(fields) != 3 || fields[0] != "\u2014" || lines[0] != fields[1] && !strings.HasPrefix(lines[0], fields[1]+" - ") {
+			continue // a signature by somebody else, such as a witness
 		}
-		sig, err := base64.StdEncoding.DecodeString(fields[2])
+		sig, err := base64.StdEncoding.Strict().DecodeString(fields[2])
 		if err != nil || len(sig) < 5 || binary.BigEndian.Uint32(sig) != binary.BigEndian.Uint32(sum[:]) {
 			continue
 		}

@@ -209,7 +209,7 @@ func ParseStatement(p []byte) (*Statement, error) {
 	return s, nil
 }
 
-// Identifies builds the part of a statement that names a trace, from a trace that was verified.
+// identify builds the part of a statement that names a trace, from a trace that was verified.
 func identify(r *trace.Reader, report *trace.Report) (Trace, error) {
 	f, ok := r.Footer()
 	if !ok {
@@ -261,11 +261,15 @@ func NewRun(r *trace.Reader, report *trace.Report) (*Statement, error) {
 	return &Statement{Subject: sum.subjects(id), Run: run}, nil
 }
 
-// NewReplay builds the statement of somebody who replayed a trace and found every event identical. host describes the replaying host and engine.
+// NewReplay builds the statement of somebody who replayed a trace and found every event identical. host describes the replaying host and engine. Of a trace
+// with withheld payloads nobody can say that: it gets no statement.
 func NewReplay(r *trace.Reader, report *trace.Report, version string, host []trace.Setting, finished time.Time) (*Statement, error) {
 	id, err := identify(r, report)
 	if err != nil {
 		return nil, fmt.Errorf("make statement: %w", err)
+	}
+	if report.Withheld > 0 {
+		return nil, fmt.Errorf("make statement: the payloads of %d events are withheld, so that they cannot have been compared", report.Withheld)
 	}
 	sum, err := summarize(r)
 	if err != nil {
