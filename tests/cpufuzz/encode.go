@@ -42,12 +42,19 @@ func (e *encoder) build() {
 	if e.mem {
 		e.target = e.address(e.memSize(), e.f.SIMD != nil && e.f.SIMD.Aligned)
 		e.chooseAddressing()
+		aligned := e.f.SIMD != nil && e.f.SIMD.Aligned || e.f.Mnemonic == "FXSAVE" || e.f.Mnemonic == "FXRSTOR" || e.f.Mnemonic == "CMPXCHG8B" && e.rexW
+		if !canonical(e.target) || !canonical(e.target+uint64(e.memSize())) || aligned && e.target%16 != 0 {
+			e.c.mayGP = true
+		}
 	}
 	e.arrange()
 	if e.f.Lock && e.mem {
 		e.lock = e.chance(3)
-	} else if e.chance(100) {
+	} else if e.chance(100) && !lockPasses[e.f.Mnemonic] {
 		e.lock = true // #UD
+	}
+	if e.seg == 0x36 && e.c.mayGP {
+		e.seg = 0x3e // see ssOverride
 	}
 	e.emit()
 }
@@ -420,6 +427,7 @@ func (e *encoder) arrange() {
 		e.pin(vcpu.RBX, e.address(1, false)-e.c.gpr[vcpu.RAX]&0xff)
 	case strings.HasPrefix(m, "MASKMOV"):
 		e.pin(vcpu.RDI, e.address(16, false))
+		e.c.mayGP = e.c.mayGP || !canonical(e.c.gpr[vcpu.RDI])
 	case m == "LOOP", m == "LOOPE", m == "LOOPNE", m == "JRCXZ":
 		e.pin(vcpu.RCX, []uint64{0, 1, 2, 1 << 32, e.value()}[e.IntN(5)])
 	case m == "JMPIND", m == "CALLIND":
@@ -431,13 +439,16 @@ func (e *encoder) arrange() {
 	case m == "LEAVE", m == "ENTER":
 		e.pin(vcpu.RBP, e.address(64, false)+32)
 	case m == "FXRSTOR" && e.mem:
+		e.c.mayGP = true
 		e.arrangeRestore()
 	case m == "LDMXCSR" && e.mem:
+		e.c.mayGP = true
 		if !e.chance(8) {
 			e.poke(e.target, le64(e.Uint64() & 0xffff)[:4])
 		}
 	}
 	e.ignoreImages()
+	e.ignoreVendors()
 }
 
 // arrangeString points RSI and RDI into the sandbox and keeps counts small.
@@ -517,6 +528,9 @@ func (e *encoder) arrangeDivide() {
 // arrangeCompare makes CMPXCHG succeed half of the time.
 func (e *encoder) arrangeCompare() {
 	if !e.mem {
+		if e.size == 32 {
+			e.pin(e.rm, e.c.gpr[e.rm]&0xffffffff) // see cmpxchgUpper
+		}
 		if e.chance(2) {
 			e.pin(vcpu.RAX, e.c.gpr[e.rm])
 		}
@@ -604,4 +618,20 @@ func (e *encoder) undefined() uint64 {
 		return shiftFlags(e.f.Mnemonic, e.shiftBy, e.size)
 	}
 	return undefinedFlags[e.f.Mnemonic]
+}
+
+// ignoreVendors notes what processors of different makes do differently, as vendors lists it.
+func (e *encoder) ignoreVendors() {
+	m := e.f.Mnemonic
+	switch {
+	case strings.HasPrefix(m, "MASKMOV"), m == "FXSAVE", m == "FXRSTOR", m == "FNSAVE", m == "FRSTOR", m == "FNSTENV", m == "FLDENV":
+		e.c.ignoreCR2 = true
+	case m == "CVTPI2PS" && e.mem:
+		e.c.ignoreX87 = true
+	}
+	for _, o := range e.f.Operands {
+		if o == "P" || o == "Q" {
+			e.c.mmx = true
+		}
+	}
 }

@@ -25,6 +25,10 @@ type testCase struct {
 
 	ignoreFlags uint64
 	ignoreMem   []span // of the sandbox page
+	mayGP       bool   // a memory operand is not canonical, not aligned as it must be, or holds reserved bits
+	ignoreCR2   bool
+	ignoreX87   bool // TOP, tags and registers
+	mmx         bool // has an instruction that uses MMX registers
 }
 
 type span struct{ from, to int }
@@ -363,6 +367,8 @@ func (g *generator) pin(reg int, v uint64) bool {
 	g.c.gpr[reg] = v
 	return true
 }
+
+func canonical(a uint64) bool { return uint64(int64(a)<<16>>16) == a }
 
 // instruction appends one instruction of a row.
 func (g *generator) instruction(form int) {
