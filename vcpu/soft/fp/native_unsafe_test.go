@@ -22,6 +22,7 @@ const (
 	offRFLAGS = 24
 	offState  = 256
 	offMem    = 512
+	offFX     = 1024
 	dataArea  = 1024
 )
 
@@ -40,13 +41,34 @@ func newNativeX87(t testing.TB) *nativeX87 {
 
 // run executes opcode and ModRM (the memory operand is o.Mem) on x.
 func (n *nativeX87) run(opcode, modrm uint8, x *X87, o *Operands) {
+	n.execute(encodeX87(opcode, modrm, o.Size16), x, o)
+}
+
+func encodeX87(opcode, modrm uint8, size16 bool) []byte {
 	instruction := []byte{opcode, modrm}
 	if modrm>>6 != 3 {
 		instruction = []byte{0x41, opcode, modrm&0x38 | 0x80, offMem & 0xff, offMem >> 8, 0, 0} // [r8+offMem]
-		if o.Size16 {
+		if size16 {
 			instruction = append([]byte{0x66}, instruction...)
 		}
 	}
+	return instruction
+}
+
+// fxsave and fxrstor execute FXSAVE64 and FXRSTOR64 on x. XMM15 and MXCSR of the image must be what Go expects: zero and 0x1f80.
+func (n *nativeX87) fxsave(x *X87) (image [512]byte) {
+	n.execute([]byte{0x49, 0x0f, 0xae, 0x80, offFX & 0xff, offFX >> 8, 0, 0}, x, &Operands{})
+	copy(image[:], n.page[dataArea+offFX:])
+	return image
+}
+
+func (n *nativeX87) fxrstor(x *X87, image *[512]byte) {
+	copy(n.page[dataArea+offFX:], image[:])
+	n.execute([]byte{0x49, 0x0f, 0xae, 0x88, offFX & 0xff, offFX >> 8, 0, 0}, x, &Operands{})
+}
+
+// execute runs an instruction that may use R8, which points at the data area.
+func (n *nativeX87) execute(instruction []byte, x *X87, o *Operands) {
 	code := append([]byte{
 		0x49, 0x89, 0xd0, // mov r8, rdx
 		0x41, 0xdd, 0xa0, offState & 0xff, offState >> 8, 0, 0, // frstor [r8+offState]

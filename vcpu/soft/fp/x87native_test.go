@@ -51,6 +51,34 @@ func TestX87MatchesProcessor(t *testing.T) {
 	}
 }
 
+func TestFXSaveMatchesProcessor(t *testing.T) {
+	n := newNativeX87(t)
+	r := rand.New(rand.NewPCG(9, 10))
+	for range *cases {
+		x := randomX87(r, true)
+		want, saved := n.fxsave(&x), x
+		var got, image [512]byte
+		saved.FXSave(&got, &[16][2]uint64{}, MXCSRDefault, true, 16)
+		if [5]byte(want[:]) != [5]byte(got[:]) || [128]byte(want[32:]) != [128]byte(got[32:]) {
+			t.Fatalf("%s\nnative %x\nours   %x", describe(&x), want[:160], got[:160])
+		}
+		for i := range 160 {
+			image[i] = uint8(r.Uint32())
+		}
+		copy(image[24:], []byte{0x80, 0x1f, 0, 0})
+		restored, mxcsr := x, uint32(0)
+		if !restored.FXRestore(&image, &[16][2]uint64{}, &mxcsr, true, 16) || mxcsr != MXCSRDefault {
+			t.Fatal("image was refused")
+		}
+		n.fxrstor(&x, &image)
+		op := LookupX87(0xd9, 0xd0) // any
+		ours, theirs := x87Case{op: op, x: restored}, x87Case{op: op, x: x}
+		if ours, theirs := ours.canonical(), theirs.canonical(); ours != theirs {
+			t.Fatalf("image %x\nnative %s\nours   %s", image[:160], describe(&theirs.x), describe(&ours.x))
+		}
+	}
+}
+
 func TestX87GoldenFromProcessor(t *testing.T) {
 	if !*update {
 		t.Skip("writes the golden file; needs -update")
