@@ -63,6 +63,8 @@ type Engine struct {
 	stale     bool // the memory slots must be made anew before the guest runs (see refreshSlots)
 	dead      *vcpu.Exit
 
+	kept vcpu.State // holds the MSRs that the host does not keep; its other fields are unused
+
 	debugging bool // KVM_SET_GUEST_DEBUG single-step is on
 	tracking  bool
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/detvm/detvm/vcpu"
@@ -93,7 +92,7 @@ func Probe() Host {
 		h.UserTSC = TSCTrapped
 	}
 	for _, msr := range stateMSRs {
-		if !slices.ContainsFunc(traits.msrs, func(m stateMSR) bool { return m.index == msr.index }) {
+		if !traits.keeps(msr.index) {
 			h.MissingMSRs = append(h.MissingMSRs, msr.index)
 		}
 	}

@@ -1,6 +1,7 @@
 package kvm
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -125,6 +126,10 @@ func (e *Engine) execute(step bool) (outcome, error) {
 	switch e.run.exitReason {
 	case exitDebug:
 		return outcomeStepped, nil
+	case exitRDMSR, exitWRMSR:
+		if e.keepMSR() {
+			return outcomeStepped, nil
+		}
 	case exitInternalError:
 		done, err := e.emulate()
 		if err != nil || done {
@@ -132,6 +137,25 @@ func (e *Engine) execute(step bool) (outcome, error) {
 		}
 	}
 	return outcomeExit, nil
+}
+
+// keepMSR answers an access to an MSR that is plain processor state but that this host's KVM does not keep: the engine does. It reports false for other MSRs.
+func (e *Engine) keepMSR() bool {
+	m := e.run.msr()
+	for _, msr := range stateMSRs {
+		if msr.index != m.index || e.traits.keeps(msr.index) {
+			continue
+		}
+		field := msr.field(&e.kept)
+		if e.run.exitReason == exitWRMSR {
+			*field = binary.LittleEndian.Uint64(m.data[:])
+		} else {
+			binary.LittleEndian.PutUint64(m.data[:], *field)
+		}
+		m.fault = 0
+		return true
+	}
+	return false
 }
 
 // enter is one KVM_RUN with the bookkeeping around it.

@@ -266,6 +266,9 @@ func (e *Engine) readMSRs(s *vcpu.State) error {
 	if err := msrIoctl(e.cpu, ioGetMSRs, &m); err != nil {
 		return fmt.Errorf("read MSRs: %w", err)
 	}
+	for _, msr := range stateMSRs {
+		*msr.field(s) = *msr.field(&e.kept) // of those that the host does not keep
+	}
 	for i, msr := range e.traits.msrs {
 		*msr.field(s) = m.entries[i].data
 	}
@@ -279,6 +282,9 @@ func (e *Engine) writeMSRs(s *vcpu.State) error {
 	}
 	if err := msrIoctl(e.cpu, ioSetMSRs, &m); err != nil {
 		return fmt.Errorf("write MSRs: %w", err)
+	}
+	for _, msr := range stateMSRs {
+		*msr.field(&e.kept) = *msr.field(s)
 	}
 	return nil
 }

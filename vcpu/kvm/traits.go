@@ -3,6 +3,7 @@ package kvm
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/detvm/detvm/vcpu"
@@ -20,6 +21,11 @@ var measuredTraits struct {
 	once   sync.Once
 	traits hostTraits
 	err    error
+}
+
+// keeps reports whether KVM keeps a plain-state MSR on this host.
+func (t *hostTraits) keeps(index uint32) bool {
+	return slices.ContainsFunc(t.msrs, func(m stateMSR) bool { return m.index == index })
 }
 
 // measureTraits returns the traits of this host.
