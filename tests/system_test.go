@@ -10,6 +10,8 @@
 //	code N command…          the command, which must end with exit code N
 //	fails N command…         like code, and standard error must be one line that begins with "detvm: "
 //	signal SIG MARK N cmd…   the command, which gets the signal SIG when it has written MARK, and must end with exit code N
+//	paced MS FILE cmd…       the command, with FILE written to its standard input in odd pieces with pauses of up to MS milliseconds
+//	flip FILE FRACTION       flips a bit of the file, at that fraction of its length
 //	jsonsame A B field…      two JSON files have equal values in the fields
 //	jsonother A B field…     … different values
 //	jsonhas A field value    a JSON file has a value in a field
@@ -27,6 +29,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -142,7 +145,7 @@ func runScripts(t *testing.T, suite, cpu, dir string) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"same": same, "code": code, "fails": fails, "signal": signalled,
-			"jsonsame": jsonSame, "jsonother": jsonOther, "jsonhas": jsonHas, "nothing": nothing, "triplefault": tripleFault,
+			"jsonsame": jsonSame, "jsonother": jsonOther, "jsonhas": jsonHas, "nothing": nothing, "paced": paced, "flip": flip, "triplefault": tripleFault,
 		},
 	})
 }
@@ -289,6 +292,39 @@ func signalled(ts *testscript.TestScript, neg bool, args []string) {
 	if got.code != want {
 		ts.Fatalf("exit code %d, want %d", got.code, want)
 	}
+}
+
+// paced feeds a command slowly; the pieces and pauses are other ones in each run, since nothing may depend on them.
+func paced(ts *testscript.TestScript, neg bool, args []string) {
+	pause, args := number(ts, neg, args)
+	data := []byte(ts.ReadFile(args[0]))
+	c := command(ts, args[1:])
+	var stdout, stderr bytes.Buffer
+	c.Stdout, c.Stderr = &stdout, &stderr
+	stdin, err := c.StdinPipe()
+	ts.Check(err)
+	ts.Check(c.Start())
+	for len(data) > 0 {
+		n := min(len(data), 1+rand.IntN(1+len(data)/4))
+		if _, err := stdin.Write(data[:n]); err != nil {
+			ts.Logf("write to the command: %v", err)
+			break
+		}
+		data = data[n:]
+		time.Sleep(time.Duration(rand.IntN(pause+1)) * time.Millisecond)
+	}
+	stdin.Close()
+	if got := finish(ts, c, &stdout, &stderr); got.code != 0 {
+		ts.Fatalf("exit code %d", got.code)
+	}
+}
+
+func flip(ts *testscript.TestScript, neg bool, args []string) {
+	data := []byte(ts.ReadFile(args[0]))
+	at, err := strconv.ParseFloat(args[1], 64)
+	ts.Check(err)
+	data[int(at*float64(len(data)))] ^= 0x10
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), data, 0o644))
 }
 
 // watcher is a buffer that tells when a mark was written to it.
