@@ -154,8 +154,11 @@ func decodeSnapshot(r io.Reader, key Digest, mem *memory) ([]section, error) {
 			failed = errors.Join(failed, errors.New("section too long"))
 			return nil
 		}
-		p := make([]byte, n)
-		if _, err := io.ReadFull(r, p); err != nil {
+		p, err := io.ReadAll(io.LimitReader(r, int64(n)))
+		if err == nil && uint64(len(p)) < n {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
 			failed = err
 		}
 		return p

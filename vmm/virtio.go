@@ -114,9 +114,9 @@ func (m *Machine) virtioDevice(name string, id uint16) (virtio.Device, error) {
 }
 
 func (m *Machine) disk(d *Disk) (*virtio.Disk, error) {
-	disk, err := virtio.NewDisk(d.Base, int64(d.Size)&^(virtio.SectorSize-1), 0)
+	disk, err := virtio.NewDisk(d.Base, int64(d.Size), 0)
 	if err != nil {
-		return nil, fmt.Errorf("disk %s: %w", d.Name, err)
+		return nil, usagef("disk %s: %w", d.Name, err)
 	}
 	disk.SetBaseDigest(d.Digest)
 	return disk, nil
@@ -134,7 +134,7 @@ func (m *Machine) blockOptions(id uint16, disk *virtio.Disk, reads *extents, rea
 				return
 			}
 			reads.add(sector*virtio.SectorSize, uint64(n))
-			p := make([]byte, n)
+			p := make([]byte, n) // read once more: the device copies straight into the guest
 			if _, err := disk.ReadAt(p, int64(sector*virtio.SectorSize)); err != nil {
 				return // the device reports it to the guest and to OnError
 			}
