@@ -16,7 +16,7 @@ const (
 	jcSize = 1 << jcBits
 	jcMask = jcSize - 1
 
-	codeBuckets = 64
+	codeBuckets = 256
 
 	chunkOps = 8192
 	maxOps   = 2 << 20 // ops in the cache before it is emptied: 128 MiB
@@ -28,7 +28,11 @@ type jumpEntry struct {
 	op  *op
 }
 
-type jumpCache [jcSize]jumpEntry
+// jumpCache finds first ops by linear address; blocks, beside it, is only read when a branch is to be linked.
+type jumpCache struct {
+	entries [jcSize]jumpEntry
+	blocks  [jcSize]*block
+}
 
 func jumpSlot(va uint64) uint64 { return (va ^ va>>jcBits) & jcMask }
 
@@ -60,7 +64,7 @@ type codePage struct {
 	tails   []*block // crossing blocks that began in the page before
 }
 
-func bucketOf(pa uint64) uint64 { return pa & pageOff >> 2 % codeBuckets }
+func bucketOf(pa uint64) uint64 { return (pa ^ pa>>8) % codeBuckets }
 
 // blockStore owns the memory of ops.
 type blockStore struct {
@@ -117,7 +121,7 @@ func (c *CPU) newGeneration() {
 
 // jump continues at the linear address va, which is where the code goes on in the current mode.
 func (c *CPU) jump(va uint64) *op {
-	e := &c.jc[jumpSlot(va)]
+	e := &c.jc.entries[jumpSlot(va)]
 	if e.tag == va^c.genTag && e.op != nil {
 		t := e.op
 		if n := int64(t.rest); n <= c.left {
@@ -141,23 +145,22 @@ func (c *CPU) enter() *op {
 		return nil
 	}
 	va := c.rip + c.codeBase()
-	e := &c.jc[jumpSlot(va)]
+	slot := jumpSlot(va)
+	e := &c.jc.entries[slot]
+	var b *block
 	if e.tag == va^c.genTag && e.op != nil {
-		if n := int64(e.op.rest); n <= c.left {
-			c.left -= n
-			return e.op
+		b = c.jc.blocks[slot]
+	} else {
+		if b = c.findBlock(va); b == nil {
+			return nil
 		}
-		return c.limited(int(c.left))
-	}
-	b := c.findBlock(va)
-	if b == nil {
-		return nil
-	}
-	if !b.crossing {
-		*e = jumpEntry{tag: va ^ c.genTag, op: b.first}
-		if from != nil {
-			c.linkTo(from, b)
+		if !b.crossing {
+			*e = jumpEntry{tag: va ^ c.genTag, op: b.first}
+			c.jc.blocks[slot] = b
 		}
+	}
+	if from != nil && !b.crossing {
+		c.linkTo(from, b)
 	}
 	if n := int64(b.first.rest); n <= c.left {
 		c.left -= n
@@ -344,13 +347,11 @@ func (c *CPU) dropBlock(b *block) {
 	}
 	b.incoming = nil
 	for i := range c.jcs {
-		if e := &c.jcs[i][jumpSlot(b.va)]; e.op == b.first {
+		if e := &c.jcs[i].entries[jumpSlot(b.va)]; e.op == b.first {
 			*e = jumpEntry{}
 		}
 	}
-	if c.from != nil {
-		c.from = nil
-	}
+	c.from = nil
 	p := b.pages[0]
 	for at := &p.buckets[bucketOf(b.pa)]; *at != nil; at = &(*at).next {
 		if *at == b {

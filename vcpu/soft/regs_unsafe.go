@@ -103,42 +103,8 @@ func (c *CPU) store64(va uint64, v uint64) bool {
 	return c.storeSlow(va, v, 8)
 }
 
-// The rmw functions give a pointer to a memory operand that will be read and written, nil on a fault. When the pointer is the bounce
-// buffer, the caller must call commit after writing it; commit cannot fail.
-
-func (c *CPU) rmw8(va uint64) *uint8 {
-	e := &c.wr[va>>pageBits&tlbMask]
-	if e.tag == va&pageMask {
-		return (*uint8)(unsafe.Add(e.page, va&pageOff))
-	}
-	return (*uint8)(c.rmwSlow(va, 1))
-}
-
-func (c *CPU) rmw16(va uint64) *uint16 {
-	e := &c.wr[va>>pageBits&tlbMask]
-	if e.tag == (va+1)&pageMask {
-		return (*uint16)(unsafe.Add(e.page, va&pageOff))
-	}
-	return (*uint16)(c.rmwSlow(va, 2))
-}
-
-func (c *CPU) rmw32(va uint64) *uint32 {
-	e := &c.wr[va>>pageBits&tlbMask]
-	if e.tag == (va+3)&pageMask {
-		return (*uint32)(unsafe.Add(e.page, va&pageOff))
-	}
-	return (*uint32)(c.rmwSlow(va, 4))
-}
-
-func (c *CPU) rmw64(va uint64) *uint64 {
-	e := &c.wr[va>>pageBits&tlbMask]
-	if e.tag == (va+7)&pageMask {
-		return (*uint64)(unsafe.Add(e.page, va&pageOff))
-	}
-	return (*uint64)(c.rmwSlow(va, 8))
-}
-
-// rmwSlow reads the operand into the bounce buffer after checking that it can be written.
+// rmwSlow gives a pointer to a memory operand that will be read and written and is not in the write TLB: the bounce buffer. It is nil after a
+// fault. The caller must call commit after writing; that cannot fail.
 func (c *CPU) rmwSlow(va, size uint64) unsafe.Pointer {
 	if !c.probeWrite(va, size) {
 		return nil
