@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"sort"
 )
@@ -43,6 +44,13 @@ func (h *Header) parseBlobHead(body []byte) (b blobHead, compressed []byte, err 
 		return b, nil, fmt.Errorf("blob lies outside input %q", h.Inputs[b.input].Name)
 	}
 	return b, d.b, nil
+}
+
+// newBlobsHash starts the blob digest: H(0x09 || heads of the blobs).
+func newBlobsHash(alg Hash) hash.Hash {
+	h := alg.New()
+	h.Write([]byte{tagBlobs})
+	return h
 }
 
 // Extent is a range of bytes of an input.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"io"
 	"math/rand"
 	"strings"
 	"testing"
@@ -140,4 +141,26 @@ func BenchmarkRead(b *testing.B) {
 		it.Close()
 	}
 	b.ReportMetric(float64(n)/b.Elapsed().Seconds()/1e6, "Mevents/s")
+}
+
+// BenchmarkAppendCaller measures what the run loop pays: the time until Append returns, with the writer's own goroutine at work beside it.
+func BenchmarkAppendCaller(b *testing.B) {
+	events := bootEvents(30000)
+	w, err := NewWriter(io.Discard, testHeader(), Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer w.Abandon()
+	i, base := 0, uint64(0)
+	for b.Loop() {
+		e := events[i]
+		e.Position += base
+		e.Time += base
+		if err := w.Append(&e); err != nil {
+			b.Fatal(err)
+		}
+		if i++; i == len(events) {
+			i, base = 0, base+events[i-1].Time
+		}
+	}
 }

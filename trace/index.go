@@ -44,7 +44,10 @@ func encodeIndex(entries []indexEntry) []byte {
 func decodeIndex(body []byte) ([]indexEntry, error) {
 	d := decoder{b: body}
 	n := d.length()
-	entries := make([]indexEntry, 0, n/2)
+	if n > maxRecords {
+		return nil, fmt.Errorf("index: %d records are over the limit of %d", n, maxRecords)
+	}
+	entries := make([]indexEntry, 0, n)
 	var pos, time uint64
 	for range n {
 		e := indexEntry{kind: recordType(d.byte())}

@@ -176,7 +176,7 @@ func (r *Reader) readFooter(t trailer) (*footer, []indexEntry, error) {
 // scan finds the intact records of a trace without an index, up to the first that is not.
 func (r *Reader) scan(offset int64) {
 	var buf []byte
-	for {
+	for len(r.records) < maxRecords {
 		rec, err := readHead(r.r, offset, r.size)
 		if err != nil || rec.kind == recordHeader || rec.kind == recordIndex || rec.kind == recordFooter {
 			return

@@ -59,12 +59,15 @@ func (t recordType) maxBody() uint32 {
 	case recordBlob:
 		return maxBlobPart + maxBlobPart/8 + 1024
 	case recordIndex:
-		return 1 << 30
+		return maxRecords * 32
 	case recordFooter:
 		return 1024
 	}
 	return 0
 }
+
+// maxRecords limits the records of a file, so that its index fits into memory.
+const maxRecords = 1 << 22
 
 // A record is type (1 byte), length of the body (4, little endian), body, CRC-32C of all that (4).
 const recordOverhead = 9

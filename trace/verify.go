@@ -139,7 +139,7 @@ type verifier struct {
 
 	walked  []indexEntry
 	hosts   []byte
-	blobs   []byte
+	blobs   hash.Hash
 	inputs  map[uint32]*wholeInput
 	trailer *trailer
 	index   []indexEntry // what the index says, nil if it cannot be read
@@ -213,7 +213,7 @@ func (v *verifier) start() (ok bool, next int64, err error) {
 	v.cd.layout = v.header.layout()
 	c := newChain(v.hash, v.digest)
 	v.link = c.link
-	v.inputs = map[uint32]*wholeInput{}
+	v.inputs, v.blobs = map[uint32]*wholeInput{}, newBlobsHash(v.header.Hash)
 	v.walked = append(v.walked, indexEntry{kind: recordHeader, length: rec.length})
 	return true, rec.end(), nil
 }
@@ -528,7 +528,7 @@ func (v *verifier) blob(rec recordAt, body []byte) {
 		bad("%v", err)
 		return
 	}
-	v.blobs = head.append(v.blobs)
+	v.blobs.Write(head.append(nil))
 	v.report.BlobBytes += uint64(len(data))
 	in := v.header.Inputs[head.input]
 	w := v.inputs[head.input]
@@ -556,9 +556,8 @@ func (v *verifier) blob(rec recordAt, body []byte) {
 
 // conclude compares what was found with what the footer says.
 func (v *verifier) conclude() {
-	v.report.HostDigest, v.report.BlobDigest = make([]byte, v.hash.size), make([]byte, v.hash.size)
+	v.report.HostDigest, v.report.BlobDigest = make([]byte, v.hash.size), v.blobs.Sum(nil)
 	v.hash.tagged(v.report.HostDigest, tagHost, v.hosts)
-	v.hash.tagged(v.report.BlobDigest, tagBlobs, v.blobs)
 	for i, in := range v.header.Inputs {
 		if w := v.inputs[uint32(i)]; w != nil && (w.sum == nil || w.next != in.Size) {
 			v.report.PartialInputs = append(v.report.PartialInputs, i)

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"sync"
 	"sync/atomic"
@@ -82,8 +83,8 @@ type sink struct {
 	record  []byte
 	index   []indexEntry
 	chunks  uint32
-	host    []byte // bodies of the host records, each with its length before it
-	blobs   []byte // what the blob digest hashes
+	host    []byte    // bodies of the host records, each with its length before it
+	blobs   hash.Hash // of what the blob digest hashes
 	written atomic.Int64
 	failed  atomic.Pointer[error]
 }
@@ -127,7 +128,7 @@ func NewWriter(w io.Writer, h *Header, opts Options) (*Writer, error) {
 	tw := &Writer{header: header, opts: opts, free: make(chan *batch, 3), jobs: make(chan func(), 2),
 		stopped: make(chan struct{}), stop: make(chan struct{}),
 		sink: sink{w: w, hash: hs, tree: tree{h: hs}, chain: newChain(hs, digest), enc: newChunkEncoder(header.layout()),
-			zstd: compressor, salted: header.Redactable, header: digest}}
+			zstd: compressor, salted: header.Redactable, header: digest, blobs: newBlobsHash(header.Hash)}}
 	for range cap(tw.free) {
 		tw.free <- &batch{}
 	}
@@ -419,6 +420,10 @@ func (s *sink) write(p []byte) {
 }
 
 func (s *sink) writeRecord(t recordType, body []byte) {
+	if len(s.index) >= maxRecords-2 {
+		s.fail(fmt.Errorf("write trace: it has over %d records", maxRecords-2))
+		return
+	}
 	s.record = appendRecord(s.record[:0], t, body)
 	s.index = append(s.index, indexEntry{kind: t, length: uint32(len(body))})
 	s.write(s.record)
@@ -472,8 +477,9 @@ func (s *sink) writeChunk(events []Event) {
 func (s *sink) writeBlob(input uint32, offset uint64, data []byte) {
 	b := blobHead{input: input, offset: offset, rawLen: uint32(len(data)), digest: make([]byte, s.hash.size)}
 	s.hash.tagged(b.digest, tagBlob, data)
-	s.blobs = b.append(s.blobs)
-	s.body = s.zstd.EncodeAll(data, b.append(s.body[:0]))
+	s.body = b.append(s.body[:0])
+	s.blobs.Write(s.body)
+	s.body = s.zstd.EncodeAll(data, s.body)
 	s.writeRecord(recordBlob, s.body)
 }
 
@@ -482,9 +488,8 @@ func (s *sink) finish(status Status, host []Setting) Summary {
 		s.writeHost(host)
 	}
 	f := footer{events: s.tree.count, chunks: s.chunks, status: status, merkle: s.tree.root(), link: s.chain.link,
-		host: make([]byte, s.hash.size), blobs: make([]byte, s.hash.size)}
+		host: make([]byte, s.hash.size), blobs: s.blobs.Sum(nil)}
 	s.hash.tagged(f.host, tagHost, s.host)
-	s.hash.tagged(f.blobs, tagBlobs, s.blobs)
 	f.root = RootParts{s.hash.alg, s.header, f.events, f.merkle, status}.Root()
 	indexOffset := s.written.Load()
 	s.writeRecord(recordIndex, encodeIndex(s.index))
