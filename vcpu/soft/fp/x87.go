@@ -141,8 +141,11 @@ func (x *X87) SetMMX(i uint8, v uint64) { x.R[i&7] = Float80{Mant: v, SE: 0xffff
 // MMX returns MMX register i.
 func (x *X87) MMX(i uint8) uint64 { return x.R[i&7].Mant }
 
-// EMMS empties all registers.
-func (x *X87) EMMS() { x.Used = 0 }
+// EMMS empties all registers. Like the other MMX instructions it sets TOP to 0 (the SDM does not say so, processors do).
+func (x *X87) EMMS() {
+	x.EnterMMX()
+	x.Used = 0
+}
 
 func (x *X87) top() uint8 { return uint8(x.SW >> TopShift & 7) }
 

@@ -79,6 +79,33 @@ func TestFXSaveMatchesProcessor(t *testing.T) {
 	}
 }
 
+func TestMMXAliasingMatchesProcessor(t *testing.T) {
+	n := newNativeX87(t)
+	r := rand.New(rand.NewPCG(11, 12))
+	tests := []struct {
+		name string
+		code []byte
+		ours func(x *X87)
+	}{
+		{"movq mm1, mm2", []byte{0x0f, 0x6f, 0xca}, func(x *X87) { x.EnterMMX(); x.SetMMX(1, x.MMX(2)) }},
+		{"movq [r8], mm1", []byte{0x41, 0x0f, 0x7f, 0x88, offMem & 0xff, offMem >> 8, 0, 0}, (*X87).EnterMMX},
+		{"emms", []byte{0x0f, 0x77}, (*X87).EMMS},
+	}
+	op := LookupX87(0xd9, 0xd0) // any
+	for _, test := range tests {
+		for range *cases / 4 {
+			x := randomX87(r, true)
+			want, got := x, x
+			n.execute(test.code, &want, &Operands{})
+			test.ours(&got)
+			theirs, ours := x87Case{op: op, x: want}, x87Case{op: op, x: got}
+			if theirs, ours := theirs.canonical(), ours.canonical(); theirs != ours {
+				t.Fatalf("%s\nbefore %s\nnative %s\nours   %s", test.name, describe(&x), describe(&want), describe(&got))
+			}
+		}
+	}
+}
+
 func TestX87GoldenFromProcessor(t *testing.T) {
 	if !*update {
 		t.Skip("writes the golden file; needs -update")
