@@ -1,6 +1,7 @@
 package simd
 
 import (
+	"encoding/binary"
 	"math/bits"
 
 	"github.com/detvm/detvm/vcpu/soft/fp"
@@ -78,27 +79,24 @@ func unpckhps(d, s *Vec, _ uint8, _ *fp.Env) {
 }
 
 func pshufb(d, s *Vec, _ uint8, _ *fp.Env) {
-	t, c := *d, *s
-	for w := range d {
-		var r uint64
-		for i := uint(0); i < 64; i += 8 {
-			k := c[w] >> i
-			if k&0x80 == 0 {
-				r |= t[k>>3&1] >> (k & 7 * 8) & 0xff << i
-			}
-		}
-		d[w] = r
-	}
+	var t [16]uint8
+	binary.LittleEndian.PutUint64(t[:8], d[0])
+	binary.LittleEndian.PutUint64(t[8:], d[1])
+	lo, hi := s[0], s[1]
+	d[0], d[1] = pickBytes(&t, lo, 15), pickBytes(&t, hi, 15)
 }
 
 func pshufbMMX(d, s *Vec, _ uint8, _ *fp.Env) {
-	var r uint64
-	for i := uint(0); i < 64; i += 8 {
-		if k := s[0] >> i; k&0x80 == 0 {
-			r |= d[0] >> (k & 7 * 8) & 0xff << i
-		}
-	}
-	d[0] = r
+	var t [16]uint8
+	binary.LittleEndian.PutUint64(t[:8], d[0])
+	d[0] = pickBytes(&t, s[0], 7)
+}
+
+// pickBytes looks up eight bytes by the low bits of the control bytes; those with the high bit set give zero.
+func pickBytes(t *[16]uint8, control uint64, mask uint8) uint64 {
+	pick := func(n uint) uint64 { return uint64(t[uint8(control>>n)&mask&15]) << n }
+	r := pick(0) | pick(8) | pick(16) | pick(24) | pick(32) | pick(40) | pick(48) | pick(56)
+	return r &^ fillB(control&hB)
 }
 
 // palignr takes 16 bytes from dst:src (dst above) at byte imm.

@@ -259,7 +259,7 @@ var integer0F = concat(
 		xmm("PSHUFLW", PF2, 0x70, pshuflw).imm().writeOnly(),
 	},
 	both("PCMPEQB", 0x74, pcmpeqb, pcmpeqb), both("PCMPEQW", 0x75, pcmpeqw, pcmpeqw), both("PCMPEQD", 0x76, pcmpeqd, pcmpeqd),
-	count("POPCNT", PF3, 0xb8, popcnt),
+	bitCount("POPCNT", PF3, 0xb8, popcnt),
 	[]Op{
 		mmx("PINSRW", 0xc4, pinsrwMMX).mem(2).locs(MReg, GRM32).imm(),
 		xmm("PINSRW", P66, 0xc4, pinsrw).mem(2).locs(XReg, GRM32).imm(),
@@ -282,8 +282,8 @@ var integer0F = concat(
 	both("PADDB", 0xfc, paddb, paddb), both("PADDW", 0xfd, paddw, paddw), both("PADDD", 0xfe, paddd, paddd),
 )
 
-// count gives the 16-, 32- and 64-bit forms of POPCNT.
-func count(name string, p Prefix, opcode uint8, fn Func) []Op {
+// bitCount gives the 16-, 32- and 64-bit forms of POPCNT.
+func bitCount(name string, p Prefix, opcode uint8, fn Func) []Op {
 	row := xmm(name, p, opcode, fn).flags().writeOnly()
 	return []Op{
 		row.mem(2).locs(GReg16, GRM16).width(W16),

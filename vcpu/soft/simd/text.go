@@ -13,70 +13,75 @@ import (
 //	5:4 polarity: +, -, +, - only where src is valid
 //	6   index: least or most significant; mask: bits or elements
 
-// elements unpacks a vector into 16 or 8 numbers.
-func elements(v *Vec, imm uint8) (e [16]int32, n int) {
-	n = 16
-	if imm&1 != 0 {
-		n = 8
+// count is the number of elements.
+func count(imm uint8) int { return 16 >> (imm & 1) }
+
+// element returns element i as a number.
+func element(v *Vec, i int, imm uint8) int32 {
+	switch imm & 3 {
+	case 0:
+		return int32(uint8(extract(v, uint(i), 8)))
+	case 1:
+		return int32(uint16(extract(v, uint(i), 16)))
+	case 2:
+		return int32(int8(extract(v, uint(i), 8)))
 	}
-	for i := range n {
-		switch imm & 3 {
-		case 0:
-			e[i] = int32(uint8(extract(v, uint(i), 8)))
-		case 1:
-			e[i] = int32(uint16(extract(v, uint(i), 16)))
-		case 2:
-			e[i] = int32(int8(extract(v, uint(i), 8)))
-		case 3:
-			e[i] = int32(int16(extract(v, uint(i), 16)))
-		}
-	}
-	return e, n
+	return int32(int16(extract(v, uint(i), 16)))
 }
 
-// aggregate computes IntRes1: bit j tells about element j of b (src), for the la and lb valid elements of a (dst) and b.
-func aggregate(a, b *[16]int32, la, lb, n int, imm uint8) (res uint32) {
-	for j := range n {
-		if hit(a, b, la, lb, n, j, imm>>2&3) {
-			res |= 1 << j
+// equals has a bit for each element of b that equals element i of a.
+func equals(a, b *Vec, i int, imm uint8) uint32 {
+	if imm&1 == 0 {
+		x := extract(a, uint(i), 8) * lB
+		return uint32(moveMaskB(eqB(b[0], x)) | moveMaskB(eqB(b[1], x))<<8)
+	}
+	x := extract(a, uint(i), 16) * lW
+	return wordMask(eqW(b[0], x), eqW(b[1], x))
+}
+
+// wordMask has a bit for each all-ones word.
+func wordMask(lo, hi uint64) uint32 { return uint32(moveMaskB(packSSWB(lo) | packSSWB(hi)<<32)) }
+
+// aggregate computes IntRes1: bit j tells about element j of b (src), for the la and lb valid elements of a (dst) and b. Comparisons
+// with invalid elements are overridden as in SDM table 4-3.
+func aggregate(a, b *Vec, la, lb int, imm uint8) (res uint32) {
+	all := uint32(1)<<count(imm) - 1
+	validA, validB := uint32(1)<<la-1, uint32(1)<<lb-1
+	switch imm >> 2 & 3 {
+	case 0: // equal any: b[j] is in the set a
+		for i := range la {
+			res |= equals(a, b, i, imm)
 		}
+		return res & validB
+	case 1: // ranges: b[j] lies in one of the ranges a[0]..a[1], a[2]..a[3]
+		for j := range lb {
+			x := element(b, j, imm)
+			for i := 0; i+1 < la; i += 2 {
+				if x >= element(a, i, imm) && x <= element(a, i+1, imm) {
+					res |= 1 << j
+				}
+			}
+		}
+		return res
+	case 2: // equal each
+		if imm&1 == 0 {
+			res = uint32(moveMaskB(eqB(a[0], b[0])) | moveMaskB(eqB(a[1], b[1]))<<8)
+		} else {
+			res = wordMask(eqW(a[0], b[0]), eqW(a[1], b[1]))
+		}
+		return res&validA&validB | all&^(validA|validB)
+	}
+	res = all // equal ordered: a occurs in b at j, as far as b reaches
+	for i := range la {
+		res &= equals(a, b, i, imm)&validB>>i | all&^(all>>i)
 	}
 	return res
 }
 
-// hit evaluates one element of src under an aggregation. Comparisons with invalid elements are overridden as in SDM table 4-3.
-func hit(a, b *[16]int32, la, lb, n, j int, aggregation uint8) bool {
-	switch aggregation {
-	case 0: // equal any: b[j] is in the set a
-		for i := 0; i < la; i++ {
-			if j < lb && a[i] == b[j] {
-				return true
-			}
-		}
-		return false
-	case 1: // ranges: b[j] lies in one of the ranges a[0]..a[1], a[2]..a[3]
-		for i := 0; i+1 < la; i += 2 {
-			if j < lb && b[j] >= a[i] && b[j] <= a[i+1] {
-				return true
-			}
-		}
-		return false
-	case 2: // equal each
-		return j >= la && j >= lb || j < la && j < lb && a[j] == b[j]
-	}
-	for i := 0; i < la && j+i < n; i++ { // equal ordered: a occurs in b at j
-		if j+i >= lb || a[i] != b[j+i] {
-			return false
-		}
-	}
-	return true
-}
-
 // compareStrings computes IntRes2 and leaves the flags in e.
 func compareStrings(d, s *Vec, imm uint8, la, lb int, e *fp.Env) (res uint32, n int) {
-	a, n := elements(d, imm)
-	b, _ := elements(s, imm)
-	res = aggregate(&a, &b, la, lb, n, imm)
+	n = count(imm)
+	res = aggregate(d, s, la, lb, imm)
 	all := uint32(1)<<n - 1
 	switch imm >> 4 & 3 {
 	case 1:
@@ -126,10 +131,7 @@ func stringMask(d *Vec, res uint32, n int, imm uint8) {
 
 // explicitLength is the absolute value of a length, at most the number of elements.
 func explicitLength(v int64, imm uint8) int {
-	n := int64(16)
-	if imm&1 != 0 {
-		n = 8
-	}
+	n := int64(count(imm))
 	if v < -n || v > n {
 		return int(n)
 	}
@@ -138,13 +140,8 @@ func explicitLength(v int64, imm uint8) int {
 
 // implicitLength counts the elements before the first zero.
 func implicitLength(v *Vec, imm uint8) int {
-	e, n := elements(v, imm)
-	for i := range n {
-		if e[i] == 0 {
-			return i
-		}
-	}
-	return n
+	var null Vec
+	return min(bits.TrailingZeros32(equals(&null, v, 0, imm)), count(imm))
 }
 
 // In these rows the comparison's first operand is ModRM.reg and the second r/m, while the result goes to ECX or XMM0: dst enters holding
