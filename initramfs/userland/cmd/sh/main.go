@@ -3,7 +3,8 @@
 //	sh [-efnuvx] [-c command [name [argument…]]] | [file [argument…]]
 //
 // Without a command or a file it reads commands from standard input, with prompts when that is a terminal. Known limits
-// of the interpreter: subshells and background lists run inside the shell's process, and trap knows EXIT and ERR only.
+// of the interpreter: subshells and background lists run inside the shell's process, so that $! is no process ID (wait
+// knows it, kill does not), and trap knows EXIT and ERR only.
 package main
 
 import (
@@ -13,6 +14,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -81,6 +83,7 @@ func run(args []string, stdin *os.File, stdout, stderr io.Writer) int {
 	}
 	runner, err := interp.New(
 		interp.StdIO(stdin, stdout, stderr),
+		interp.CallHandler(missingBuiltins),
 		interp.Params(append(append(inv.options, "--"), params...)...),
 	)
 	if err != nil {
@@ -98,6 +101,35 @@ func run(args []string, stdin *os.File, stdout, stderr io.Writer) int {
 		err = runStream(runner, stdin)
 	}
 	return exitCode(err, stderr)
+}
+
+// missingBuiltins stands in for the built-in commands that the interpreter knows by name only: it replaces such a command
+// by another.
+func missingBuiltins(_ context.Context, args []string) ([]string, error) {
+	switch args[0] {
+	case "kill":
+		return append([]string{"/bin/kill"}, args[1:]...), nil
+	case "hash":
+		return []string{"true"}, nil
+	case "umask":
+		return umask(args[1:]), nil
+	}
+	return args, nil
+}
+
+// umask sets the file mode creation mask, or prints it.
+func umask(args []string) []string {
+	if len(args) == 0 {
+		mask := unix.Umask(0)
+		unix.Umask(mask)
+		return []string{"echo", fmt.Sprintf("%04o", mask)}
+	}
+	mask, err := strconv.ParseUint(args[0], 8, 9)
+	if err != nil {
+		return []string{"false"}
+	}
+	unix.Umask(int(mask))
+	return []string{"true"}
 }
 
 func exitCode(err error, stderr io.Writer) int {
