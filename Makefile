@@ -29,7 +29,7 @@ lint: ## static analysis
 	$(GO) run $(GOLANGCI) run ./...
 
 bench: build ## measure speed side by side with peers where they are installed
-	bash tests/bench.sh $(BIN)
+	$(GO) run ./tests/bench -detvm $(BIN) $(if $(wildcard $(CACHE)/debian.img),-image $(CACHE)/debian.img)
 
 fuzz: ## run every fuzz target for FUZZTIME
 	bash tests/fuzz.sh $(FUZZTIME)
