@@ -46,8 +46,8 @@ func BenchmarkX87(b *testing.B) {
 		b.Run(c.name, func(b *testing.B) {
 			var o Operands
 			op := LookupX87(c.opcode, c.modrm)
+			x := X87{CW: 0x37f, Used: 0xff}
 			for range b.N {
-				x := X87{CW: 0x37f, Used: 0xff}
 				x.R[0], x.R[1] = Float80{0xc90fdaa22168c235, 0x4000}, Float80{0xaaaaaaaaaaaaaaab, 0x3ffd}
 				x.Exec(op, c.modrm, &o)
 				sink64 += x.R[0].Mant

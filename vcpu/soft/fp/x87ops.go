@@ -23,7 +23,7 @@ func memI64(o *Operands) num { return fromSigned(int64(binary.LittleEndian.Uint6
 
 type execFunc = func(x *X87, i uint8, o *Operands)
 
-// dyadic is the common part of FADD, FSUB, …: dst and src are stack indices; the result goes to dst.
+// dyadic is the common part of FADD, FSUB, …: dst is the stack index for the result.
 func (x *X87) dyadic(op arith, reverse bool, dst uint8, a, b operand) bool {
 	if a.empty || b.empty {
 		if !x.stackUnderflow() {
@@ -38,24 +38,47 @@ func (x *X87) dyadic(op arith, reverse bool, dst uint8, a, b operand) bool {
 	return x.deliver(dst, op.operate(x, a.num, b.num))
 }
 
+// dyadicST is dyadic on two registers.
+func (x *X87) dyadicST(op arith, reverse bool, dst, src uint8) bool {
+	a, usedA := x.ST(dst)
+	b, usedB := x.ST(src)
+	if usedA && usedB {
+		if reverse {
+			a, b = b, a
+		}
+		if x.tryOrdinary(op, dst, a, b) {
+			return true
+		}
+	}
+	return x.dyadic(op, reverse, dst, x.operand(dst), x.operand(src))
+}
+
 // arithMem is an operation of ST(0) with memory.
 func arithMem(op arith, reverse bool, fetch func(*Operands) num) execFunc {
 	return func(x *X87, _ uint8, o *Operands) {
-		x.dyadic(op, reverse, 0, x.operand(0), operand{num: fetch(o)})
+		n := fetch(o)
+		if a, used := x.ST(0); used && n.cls == finite && !n.denormal {
+			b := n.pack80()
+			if reverse {
+				a, b = b, a
+			}
+			if x.tryOrdinary(op, 0, a, b) {
+				return
+			}
+		}
+		x.dyadic(op, reverse, 0, x.operand(0), operand{num: n})
 	}
 }
 
 // arithST0 computes ST(0) = ST(0) op ST(i).
 func arithST0(op arith, reverse bool) execFunc {
-	return func(x *X87, i uint8, _ *Operands) {
-		x.dyadic(op, reverse, 0, x.operand(0), x.operand(i))
-	}
+	return func(x *X87, i uint8, _ *Operands) { x.dyadicST(op, reverse, 0, i) }
 }
 
 // arithSTi computes ST(i) = ST(i) op ST(0), and pops if pop is set.
 func arithSTi(op arith, reverse, pop bool) execFunc {
 	return func(x *X87, i uint8, _ *Operands) {
-		if x.dyadic(op, reverse, i, x.operand(i), x.operand(0)) && pop {
+		if x.dyadicST(op, reverse, i, 0) && pop {
 			x.pop()
 		}
 	}
