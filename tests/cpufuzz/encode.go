@@ -50,11 +50,11 @@ func (e *encoder) build() {
 	e.arrange()
 	if e.f.Lock && e.mem {
 		e.lock = e.chance(3)
-	} else if e.chance(100) && !lockPasses[e.f.Mnemonic] {
-		e.lock = true // #UD
+	} else if e.chance(100) && (e.f.SIMD != nil || e.f.X87 != nil || chainable(e.f)) {
+		e.lock = true // #UD; not before others, see vendors in undefined.go
 	}
 	if e.seg == 0x36 && e.c.mayGP {
-		e.seg = 0x3e // see ssOverride
+		e.seg = 0x3e // see undefined.go
 	}
 	e.emit()
 }
@@ -110,6 +110,9 @@ func (e *encoder) chooseSize() {
 	}
 	if isString(f.Mnemonic) && f.SIMD == nil {
 		e.rep = []byte{0, 0xf2, 0xf3}[e.IntN(3)]
+		if e.seg == 0x36 {
+			e.seg = 0
+		}
 	}
 }
 
@@ -435,7 +438,7 @@ func (e *encoder) arrange() {
 	case m == "RET":
 		e.poke(e.c.gpr[vcpu.RSP], le64(e.jumpTarget()))
 	case m == "POPF":
-		e.poke(e.c.gpr[vcpu.RSP], le64(e.Uint64()&(status|1<<10|1<<9|3<<12|1<<21)))
+		e.arrangePopFlags()
 	case m == "LEAVE", m == "ENTER":
 		e.pin(vcpu.RBP, e.address(64, false)+32)
 	case m == "FXRSTOR" && e.mem:
@@ -451,6 +454,15 @@ func (e *encoder) arrange() {
 	e.ignoreVendors()
 }
 
+// arrangePopFlags keeps TF and AC clear: with them the storing code would trap at every step.
+func (e *encoder) arrangePopFlags() {
+	var old [8]byte
+	if !e.peek(e.c.gpr[vcpu.RSP], old[:]) {
+		e.c.gpr[vcpu.RSP] = sandboxOf(e.slot) + page + 64
+	}
+	e.poke(e.c.gpr[vcpu.RSP], le64(e.Uint64()&(status|1<<10|1<<9|3<<12|1<<21)))
+}
+
 // arrangeString points RSI and RDI into the sandbox and keeps counts small.
 func (e *encoder) arrangeString() {
 	span := 64
@@ -461,8 +473,11 @@ func (e *encoder) arrangeString() {
 	if e.c.flags>>10&1 != 0 {
 		back = uint64(e.IntN(span))
 	}
-	for _, r := range []int{vcpu.RSI, vcpu.RDI} {
-		e.pin(r, e.address(span, false)+back)
+	e.pin(vcpu.RSI, e.address(span, false)+back)
+	if e.f.Mnemonic == "CMPS" && (e.c.gpr[vcpu.RSI]-sandboxOf(e.slot))>>12 != 0 {
+		e.pin(vcpu.RDI, sandboxOf(e.slot)+window) // which of two bad operands is reported is the processor's choice
+	} else {
+		e.pin(vcpu.RDI, e.address(span, false)+back)
 	}
 	if e.rep != 0 && e.p67 && e.pinned>>vcpu.RCX&1 != 0 {
 		e.c.gpr[vcpu.RCX] |= e.Uint64() << 32
@@ -529,7 +544,7 @@ func (e *encoder) arrangeDivide() {
 func (e *encoder) arrangeCompare() {
 	if !e.mem {
 		if e.size == 32 {
-			e.pin(e.rm, e.c.gpr[e.rm]&0xffffffff) // see cmpxchgUpper
+			e.pin(e.rm, e.c.gpr[e.rm]&0xffffffff) // see undefined.go
 		}
 		if e.chance(2) {
 			e.pin(vcpu.RAX, e.c.gpr[e.rm])
@@ -628,6 +643,7 @@ func (e *encoder) ignoreVendors() {
 		e.c.ignoreCR2 = true
 	case m == "CVTPI2PS" && e.mem:
 		e.c.ignoreX87 = true
+		e.c.fx[2], e.c.fx[3] = 0, e.c.fx[3]&0x7f // no pending exception
 	}
 	for _, o := range e.f.Operands {
 		if o == "P" || o == "Q" {

@@ -70,7 +70,7 @@ func chainable(f *soft.Form) bool {
 	}
 	for _, p := range []string{"ADD", "ADC", "SUB", "SBB", "CMP", "INC", "DEC", "NEG", "NOT", "MOV", "CMOV", "SET", "XCHG", "XADD", "LEA", "BSWAP", "CBW", "CWD", "SAHF", "LAHF", "CLC", "STC", "CMC"} {
 		if strings.HasPrefix(f.Mnemonic, p) && !strings.HasPrefix(f.Mnemonic, "MOVS") && !strings.HasPrefix(f.Mnemonic, "CMPS") && !strings.Contains(f.Mnemonic, "FROM") && !strings.Contains(f.Mnemonic, "TO") {
-			return true
+			return f.Mnemonic != "CMPXCHG" && f.Mnemonic != "CMPXCHG8B"
 		}
 	}
 	return false
