@@ -46,10 +46,11 @@ func newGuest(t testing.TB, clock vcpu.Clock, code []byte) *guest {
 	}
 	for v := uint64(0); v < 256; v++ {
 		h := guestHalt + v
-		le.PutUint64(g.ram[guestIDT+16*v:], h&0xffff|0x10<<16|0xee00<<32|h>>16<<48)
+		le.PutUint64(g.ram[guestIDT+16*v:], h&0xffff|0x10<<16|0xee01<<32|h>>16<<48)
 		g.ram[h] = 0xf4
 	}
 	le.PutUint64(g.ram[guestTSS+4:], guestSP-0x10000)
+	le.PutUint64(g.ram[guestTSS+0x24:], guestSP-0x20000) // IST 1, which all gates use
 	copy(g.ram[guestCode:], code)
 	cpu, err := New(vcpu.Config{Memory: []vcpu.Memory{{GPA: 0, Host: g.ram}}, CPUID: vcpu.DetvmV1(true), Clock: clock})
 	if err != nil {
