@@ -134,9 +134,9 @@ func within(a, b Float80) bool {
 	if a.Mant>>63 != b.Mant>>63 {
 		return false
 	}
-	close := d >= -1 && d <= 1 && a.SE == b.SE
+	adjacent := d >= -1 && d <= 1 && a.SE == b.SE
 	binade := order(a)-order(b) <= 3 && order(b)-order(a) <= 3 && a.SE&0x8000 == b.SE&0x8000 && a.SE != b.SE && (a.Mant<<1 == 0 || b.Mant<<1 == 0)
-	return close || binade
+	return adjacent || binade
 }
 
 func TestTranscendentalsNearProcessor(t *testing.T) {

@@ -67,7 +67,7 @@ const (
 	GRM64      // 64-bit …
 	ECX        // the implicit ECX; a write zero-extends to 64 (PCMPxSTRI)
 	XMM0       // the implicit XMM0 (PCMPxSTRM)
-	MaskDI     // memory at DS:[rDI], written bytewise under the mask that Fn leaves in dst (MASKMOVQ, MASKMOVDQU); see Op.Fn
+	MaskDI     // memory at DS:[rDI] (or the overridden segment): the bytes of First are written where the mask that Fn leaves in dst is 0xff (MASKMOVQ, MASKMOVDQU)
 )
 
 // Func computes an instruction: dst is the destination's old value and becomes its new value; src may be the same Vec as dst.
@@ -94,7 +94,7 @@ type Op struct {
 	Aligned bool
 	// Imm says that an immediate byte follows.
 	Imm bool
-	// FP says that Fn may leave env.Unmasked non-zero: then the destination must not be written and the core raises #XM (or #UD).
+	// FP says that Fn may leave env.Unmasked non-zero: then it leaves dst unchanged, and the core raises #XM (or #UD) instead of setting flags.
 	FP bool
 	// Flags says that Fn leaves the new OF, SF, ZF, AF, PF, CF in env.EFLAGS.
 	Flags bool
@@ -109,7 +109,6 @@ type Op struct {
 	// Lengths says that the caller sets env.Len1 and env.Len2 first (PCMPESTRI, PCMPESTRM).
 	Lengths bool
 
-	// Fn computes the row. For MaskDI rows, src is the mask register (r/m) and dst becomes the byte mask: 0xff for each byte of the reg operand that
-	// is to be written.
+	// Fn computes the row. For MaskDI rows, src is the mask register (r/m) and dst becomes the byte mask: 0xff for each byte that is to be written.
 	Fn Func
 }

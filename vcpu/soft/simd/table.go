@@ -55,7 +55,6 @@ func (op Op) digit(n int8) Op    { op.Ext = n; return op }
 func (op Op) mmxRegOnly() Op     { op.MMXRegOnly = true; return op }
 func (op Op) first(l Loc) Op     { op.First = l; return op }
 func (op Op) lengths() Op        { op.Lengths = true; return op }
-func (op Op) prefix(p Prefix) Op { op.Prefix = p; return op }
 
 // store turns a load row into the store row of the same size.
 func (op Op) store() Op { return op.locs(XRM, XReg) }
