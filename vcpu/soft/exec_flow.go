@@ -100,6 +100,9 @@ func xJmpInd(c *CPU, o *op) *op {
 	if !ok {
 		return c.fault(o)
 	}
+	if !canonical(t) {
+		return c.raiseGP(o)
+	}
 	return c.jump(c.linear(t, o.size))
 }
 
@@ -124,6 +127,9 @@ func xCallInd(c *CPU, o *op) *op {
 	if !ok {
 		return c.fault(o)
 	}
+	if !canonical(t) {
+		return c.raiseGP(o)
+	}
 	if !c.push(o.in.next-c.codeBase(), o.size) {
 		return c.stackFault(o)
 	}
@@ -136,16 +142,22 @@ func xRet(c *CPU, o *op) *op {
 	if !ok {
 		return c.stackFault(o)
 	}
+	if !canonical(t) {
+		return c.raiseGP(o)
+	}
 	c.r[4] = sp + 8
 	return c.jump(t)
 }
 
 func xRetImm(c *CPU, o *op) *op {
-	t, ok := c.pop(o.size)
+	t, ok := c.loadN(c.stackAddr(0), o.size)
 	if !ok {
 		return c.stackFault(o)
 	}
-	c.addSP(o.imm)
+	if !canonical(t) {
+		return c.raiseGP(o)
+	}
+	c.addSP(uint64(o.size) + o.imm)
 	return c.jump(c.linear(t, o.size))
 }
 
@@ -296,7 +308,8 @@ func xLeave(c *CPU, o *op) *op {
 	return next(o)
 }
 
-// xEnter creates a stack frame (SDM vol. 2A, ENTER). All stores are probed first, so that a fault leaves nothing behind.
+// xEnter creates a stack frame (SDM vol. 2A, ENTER). All accesses, and the write to the new top of the stack that the manual wants checked, are
+// probed first, so that a fault leaves nothing behind.
 func xEnter(c *CPU, o *op) *op {
 	level := uint64(o.in.imm2 & 31)
 	size := uint64(o.size)
@@ -309,19 +322,16 @@ func xEnter(c *CPU, o *op) *op {
 	if level > 0 {
 		depth = size * (level + 1)
 	}
-	// The new top of the stack must be writable too (SDM: "the processor checks ... write"), see Operation.
 	for d := size; d <= depth; d += size {
 		if !c.probeWrite(c.stackAddr(-d), size) {
 			return c.stackFault(o)
 		}
 	}
-	var links [32]uint64
+	link := func(i uint64) (uint64, bool) { return c.loadN((c.r[5]-i*size)&sizeMask(ss)+base, o.size) }
 	for i := uint64(1); i < level; i++ {
-		v, ok := c.loadN((c.r[5]-i*size)&sizeMask(ss)+base, o.size)
-		if !ok {
+		if _, ok := link(i); !ok {
 			return c.stackFault(o)
 		}
-		links[i] = v
 	}
 	if !c.probeWrite(c.stackAddr(-depth-o.imm), 1) {
 		return c.stackFault(o)
@@ -329,7 +339,8 @@ func xEnter(c *CPU, o *op) *op {
 	c.push(c.r[5], o.size)
 	frame := c.r[4]
 	for i := uint64(1); i < level; i++ {
-		c.push(links[i], o.size)
+		v, _ := link(i) // read only now: the pushes may overlap the old frame
+		c.push(v, o.size)
 	}
 	if level > 0 {
 		c.push(frame, o.size)
