@@ -45,6 +45,7 @@ func (e *encoder) build() {
 		aligned := e.f.SIMD != nil && e.f.SIMD.Aligned || e.f.Mnemonic == "FXSAVE" || e.f.Mnemonic == "FXRSTOR" || e.f.Mnemonic == "CMPXCHG8B" && e.rexW
 		if !canonical(e.target) || !canonical(e.target+uint64(e.memSize())) || aligned && e.target%16 != 0 {
 			e.c.mayGP = true
+			e.c.misaligned = e.c.misaligned || aligned && e.target%16 != 0
 		}
 	}
 	e.arrange()
@@ -110,9 +111,9 @@ func (e *encoder) chooseSize() {
 	}
 	if isString(f.Mnemonic) && f.SIMD == nil {
 		e.rep = []byte{0, 0xf2, 0xf3}[e.IntN(3)]
-		if e.seg == 0x36 {
-			e.seg = 0
-		}
+	}
+	if e.seg == 0x36 && !f.HasModRM {
+		e.seg = 0 // see undefined.go
 	}
 }
 
@@ -439,16 +440,24 @@ func (e *encoder) arrange() {
 		e.poke(e.c.gpr[vcpu.RSP], le64(e.jumpTarget()))
 	case m == "POPF":
 		e.arrangePopFlags()
-	case m == "LEAVE", m == "ENTER":
-		e.pin(vcpu.RBP, e.address(64, false)+32)
+	case m == "LEAVE":
+		e.pin(vcpu.RBP, e.address(64, false))
+	case m == "ENTER":
+		frames := sandboxOf(e.slot) + window - uint64(e.IntN(16)) // far from RSP, see undefined.go
+		if e.chance(20) {
+			frames = e.badAddress()
+		}
+		e.pin(vcpu.RBP, frames)
 	case m == "FXRSTOR" && e.mem:
 		e.c.mayGP = true
 		e.arrangeRestore()
 	case m == "LDMXCSR" && e.mem:
 		e.c.mayGP = true
-		if !e.chance(8) {
-			e.poke(e.target, le64(e.Uint64() & 0xffff)[:4])
+		reserved := uint64(0)
+		if e.chance(8) {
+			reserved = e.Uint64() & 0xfffd0000 // without bit 17, which AMD processors have
 		}
+		e.poke(e.target, le64(e.Uint64()&0xffff | reserved)[:4])
 	}
 	e.ignoreImages()
 	e.ignoreVendors()

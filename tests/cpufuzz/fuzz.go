@@ -170,8 +170,8 @@ func compareFX(out *strings.Builder, a, b []byte, rules fxRules) {
 			clear(fx[32:160])
 		}
 		if rules.oneUnit {
-			fx[2] &^= 0x20 // PE
-			fx[3] &^= 0x02 // C1
+			fx[2] &^= 0xa0 // PE, ES
+			fx[3] &^= 0x82 // C1, B
 		}
 	}
 	if rules.oneUnit {

@@ -26,6 +26,7 @@ type testCase struct {
 	ignoreFlags uint64
 	ignoreMem   []span // of the sandbox page
 	mayGP       bool   // a memory operand is not canonical, not aligned as it must be, or holds reserved bits
+	misaligned  bool   // of that, not aligned
 	ignoreCR2   bool
 	ignoreX87   bool // TOP, tags and registers
 	mmx         bool // has an instruction that uses MMX registers

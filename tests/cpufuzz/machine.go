@@ -227,8 +227,10 @@ func writePageTables(ram []byte) {
 		switch {
 		case at == controlAt, at >= dataBase && at < dataBase+slots*page:
 			mapPage(at, at, writable|user|nx)
-		case at == startAt, at >= codeBase && at < codeBase+slots*page, at == readOnlyAt:
+		case at == startAt, at >= codeBase && at < codeBase+slots*page:
 			mapPage(at, at, user)
+		case at == readOnlyAt:
+			mapPage(at, at, user|nx)
 		case at < codeBase:
 			mapPage(at, at, writable) // the system's own
 		}
