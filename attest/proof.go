@@ -115,7 +115,10 @@ func VerifyProof(proof []byte, bundles [][]byte, policy *Policy) (*Proven, error
 	for _, b := range f.Bundles {
 		bundles = append(bundles, b)
 	}
-	return out, out.vouch(f, bundles, policy)
+	if err := out.vouch(f, bundles, policy); err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 func parseProof(p []byte) (*proofFile, error) {

@@ -67,7 +67,7 @@ type batch struct {
 	arena  []byte
 }
 
-// sink is the part of a writer that belongs to its worker goroutine. written and failed are for everyone.
+// sink is the part of a writer that belongs to its worker goroutine. written, records and failed are for everyone.
 type sink struct {
 	w       io.Writer
 	hash    *hasher
@@ -86,6 +86,7 @@ type sink struct {
 	host    []byte    // bodies of the host records, each with its length before it
 	blobs   hash.Hash // of what the blob digest hashes
 	written atomic.Int64
+	records atomic.Int64
 	failed  atomic.Pointer[error]
 }
 
@@ -272,8 +273,7 @@ func (w *Writer) fits(cost int64, kind Kind) bool {
 }
 
 func (w *Writer) room() int64 {
-	records := int64(w.next/uint64(w.opts.ChunkEvents) + 64)
-	return w.opts.MaxSize - w.sink.written.Load() - w.pending - closeReserve - records*recordCost
+	return w.opts.MaxSize - w.sink.written.Load() - w.pending - closeReserve - (w.sink.records.Load()+64)*recordCost
 }
 
 // submit hands the batch to the worker.
@@ -426,6 +426,7 @@ func (s *sink) writeRecord(t recordType, body []byte) {
 	}
 	s.record = appendRecord(s.record[:0], t, body)
 	s.index = append(s.index, indexEntry{kind: t, length: uint32(len(body))})
+	s.records.Add(1)
 	s.write(s.record)
 }
 
