@@ -135,8 +135,10 @@ func (e *Env) I32ToF32(v uint32) uint32 { return e.I64ToF32(uint64(int64(int32(v
 
 // I64ToF32 converts a 64-bit integer (CVTSI2SS r64).
 func (e *Env) I64ToF32(v uint64) uint32 {
-	if e.fast() {
-		return math.Float32bits(float32(int64(v)))
+	if i := int64(v); e.nearest() && i > -1<<62 && i < 1<<62 {
+		r := float32(i)
+		e.inexact(int64(r) != i)
+		return math.Float32bits(r)
 	}
 	r, flags := fromSigned(int64(v)).roundSSE(binary32, e.MXCSR)
 	e.Raise(flags)
@@ -148,8 +150,10 @@ func I32ToF64(v uint32) uint64 { return math.Float64bits(float64(int32(v))) }
 
 // I64ToF64 converts a 64-bit integer (CVTSI2SD r64).
 func (e *Env) I64ToF64(v uint64) uint64 {
-	if e.fast() {
-		return math.Float64bits(float64(int64(v)))
+	if i := int64(v); e.nearest() && i > -1<<62 && i < 1<<62 {
+		r := float64(i)
+		e.inexact(int64(r) != i)
+		return math.Float64bits(r)
 	}
 	r, flags := fromSigned(int64(v)).roundSSE(binary64, e.MXCSR)
 	e.Raise(flags)
@@ -203,8 +207,11 @@ const (
 
 // Round32 rounds to an integral value (ROUNDSS). imm holds the mode in bits 1:0, "use MXCSR.RC" in bit 2, "suppress PE" in bit 3.
 func (e *Env) Round32(a uint32, imm uint8) uint32 {
-	if plain32(a) && (imm&roundNoInexact != 0 || e.fast()) && imm&roundUseMXCSR == 0 {
-		return math.Float32bits(float32(hostRound(float64(math.Float32frombits(a)), Rounding(imm&3))))
+	if plain32(a) && e.hostRounds(imm) {
+		f := float64(math.Float32frombits(a))
+		r := hostRound(f, Rounding(imm&3))
+		e.inexact(r != f && imm&roundNoInexact == 0)
+		return math.Float32bits(float32(r))
 	}
 	n, flags := e.roundIntegral(unpack32(a), imm)
 	e.Raise(flags)
@@ -213,12 +220,20 @@ func (e *Env) Round32(a uint32, imm uint8) uint32 {
 
 // Round64 rounds to an integral value (ROUNDSD).
 func (e *Env) Round64(a uint64, imm uint8) uint64 {
-	if plain64(a) && (imm&roundNoInexact != 0 || e.fast()) && imm&roundUseMXCSR == 0 {
-		return math.Float64bits(hostRound(math.Float64frombits(a), Rounding(imm&3)))
+	if plain64(a) && e.hostRounds(imm) {
+		f := math.Float64frombits(a)
+		r := hostRound(f, Rounding(imm&3))
+		e.inexact(r != f && imm&roundNoInexact == 0)
+		return math.Float64bits(r)
 	}
 	n, flags := e.roundIntegral(unpack64(a), imm)
 	e.Raise(flags)
 	return n.pack64()
+}
+
+// hostRounds reports whether the host's rounding functions serve an immediate: the mode is explicit and PE cannot trap.
+func (e *Env) hostRounds(imm uint8) bool {
+	return imm&roundUseMXCSR == 0 && (imm&roundNoInexact != 0 || e.nearest())
 }
 
 func hostRound(f float64, rc Rounding) float64 {

@@ -1,6 +1,9 @@
 package fp
 
-import "math/bits"
+import (
+	"encoding/binary"
+	"math/bits"
+)
 
 // ordinary reports whether the control word is as nearly all programs have it: 64-bit precision, to nearest, everything masked.
 func (x *X87) ordinary() bool { return x.CW&0xf3f == 0x33f }
@@ -95,4 +98,80 @@ func (x *X87) tryOrdinary(op arith, dst uint8, a, b Float80) bool {
 	}
 	x.R[x.phys(dst)] = r
 	return true
+}
+
+var (
+	loadAnyF32 = loadFloat(memF32)
+	loadAnyF64 = loadFloat(memF64)
+)
+
+// loadF32 and loadF64 are FLD m32 and m64, with a short way for normal numbers.
+
+func loadF32(x *X87, i uint8, o *Operands) {
+	if a := binary.LittleEndian.Uint32(o.Mem[:]); normal32(a) {
+		x.push(Float80{1<<63 | uint64(a)<<41>>1, uint16(a>>16)&0x8000 | (uint16(a>>23&0xff) + 16383 - 127)})
+		return
+	}
+	loadAnyF32(x, i, o)
+}
+
+func loadF64(x *X87, i uint8, o *Operands) {
+	if a := binary.LittleEndian.Uint64(o.Mem[:]); normal64(a) {
+		x.push(Float80{1<<63 | a<<12>>1, uint16(a>>48)&0x8000 | (uint16(a>>52&0x7ff) + 16383 - 1023)})
+		return
+	}
+	loadAnyF64(x, i, o)
+}
+
+// storeF64 is FST m64 and FSTP m64, with a short way for numbers that stay normal.
+func storeF64(pop bool) execFunc {
+	general := storeFloat(binary64, pop, putF64)
+	return func(x *X87, i uint8, o *Operands) {
+		v, used := x.ST(0)
+		exp := int32(v.SE&0x7fff) - 16383
+		if !used || v.Mant>>63 == 0 || exp <= binary64.emin || exp >= binary64.emax || x.unmasked() != 0 {
+			general(x, i, o)
+			return
+		}
+		m, inexact, up, carry := roundMant(v.Mant, 0, 53, v.SE>>15 != 0, x.rounding())
+		if carry {
+			exp++
+		}
+		binary.LittleEndian.PutUint64(o.Mem[:], uint64(v.SE>>15)<<63|uint64(exp+1023)<<52|m<<1>>12)
+		x.setC1(up)
+		if inexact {
+			x.SW |= PE
+		}
+		if pop {
+			x.pop()
+		}
+	}
+}
+
+// plain80 reports whether the number is normal or zero.
+func plain80(f Float80) bool { return normal80(f) || f.Mant == 0 && f.SE&0x7fff == 0 }
+
+// relateOrdinary compares ST(0) with ST(i) if both are in use and normal or zero.
+func (x *X87) relateOrdinary(i uint8) (r relation, ok bool) {
+	a, usedA := x.ST(0)
+	b, usedB := x.ST(i)
+	if !usedA || !usedB || !plain80(a) || !plain80(b) {
+		return unordered, false
+	}
+	if a.Mant|b.Mant == 0 {
+		return equal, true
+	}
+	na, nb := a.SE>>15 != 0, b.SE>>15 != 0
+	ea, eb := a.SE&0x7fff, b.SE&0x7fff
+	switch {
+	case a.Mant == 0:
+		return signRelation(!nb), true
+	case b.Mant == 0 || na != nb:
+		return signRelation(na), true
+	case ea != eb:
+		return signRelation(ea < eb != na), true
+	case a.Mant != b.Mant:
+		return signRelation(a.Mant < b.Mant != na), true
+	}
+	return equal, true
 }

@@ -349,14 +349,25 @@ func compareMem(fetch func(*Operands) num, pops int) execFunc {
 
 func compareST(signalQuiet bool, pops int) execFunc {
 	return func(x *X87, i uint8, _ *Operands) {
-		x.compareCodes(x.operand(0), x.operand(i), signalQuiet, pops)
+		r, ok := x.relateOrdinary(i)
+		if !ok {
+			x.compareCodes(x.operand(0), x.operand(i), signalQuiet, pops)
+			return
+		}
+		x.SW = x.SW&^conditionBits | relationCodes[r]
+		for range pops {
+			x.pop()
+		}
 	}
 }
 
 // compareFlags is FCOMI and FUCOMI. They leave C1 alone unless there is a stack fault (AMD; the SDM says that it is cleared).
 func compareFlags(signalQuiet, pop bool) execFunc {
 	return func(x *X87, i uint8, o *Operands) {
-		r, ok := x.relate(x.operand(0), x.operand(i), signalQuiet)
+		r, ok := x.relateOrdinary(i)
+		if !ok {
+			r, ok = x.relate(x.operand(0), x.operand(i), signalQuiet)
+		}
 		o.EFLAGS = o.EFLAGS&^ArithFlags | relationFlags[r]
 		if ok && pop {
 			x.pop()

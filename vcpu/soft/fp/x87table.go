@@ -90,7 +90,7 @@ func column(opcode, reg int, op *Op87) {
 
 func initMemory() {
 	memoryForms[1] = [8]*Op87{
-		load("FLD", 4, loadFloat(memF32)), nil,
+		load("FLD", 4, loadF32), nil,
 		store("FST", 4, storeFloat(binary32, false, putF32)), store("FSTP", 4, storeFloat(binary32, true, putF32)),
 		load("FLDENV", SizeEnv, fldenv).control(), load("FLDCW", 2, fldcw).control(),
 		store("FNSTENV", SizeEnv, fnstenv).noWait(), store("FNSTCW", 2, fnstcw).noWait(),
@@ -101,8 +101,8 @@ func initMemory() {
 		nil, load("FLD", 10, loadF80), nil, store("FSTP", 10, storeF80),
 	}
 	memoryForms[5] = [8]*Op87{
-		load("FLD", 8, loadFloat(memF64)), store("FISTTP", 8, storeInt(64, true, true)),
-		store("FST", 8, storeFloat(binary64, false, putF64)), store("FSTP", 8, storeFloat(binary64, true, putF64)),
+		load("FLD", 8, loadF64), store("FISTTP", 8, storeInt(64, true, true)),
+		store("FST", 8, storeF64(false)), store("FSTP", 8, storeF64(true)),
 		load("FRSTOR", SizeSave, frstor).control(), nil,
 		store("FNSAVE", SizeSave, fnsave).noWait(), store("FNSTSW", 2, fnstsw).noWait(),
 	}

@@ -42,19 +42,19 @@ func (op Op) only(m Mod) Op {
 	}
 	return op
 }
-func (op Op) width(w Width) Op   { op.W = w; return op }
-func (op Op) imm() Op            { op.Imm = true; return op }
-func (op Op) flags() Op          { op.Flags = true; return op }
-func (op Op) noWrite() Op        { op.NoWrite = true; return op }
-func (op Op) writeOnly() Op      { op.WriteOnly = true; return op }
-func (op Op) in(m Map) Op        { op.Map = m; return op }
-func (op Op) xmm0() Op           { op.XMM0 = true; return op }
-func (op Op) fp() Op             { op.FP = true; return op }
-func (op Op) lanes() Op          { op.FP, op.Fn = true, packed(op.Fn); return op }
-func (op Op) digit(n int8) Op    { op.Ext = n; return op }
-func (op Op) mmxRegOnly() Op     { op.MMXRegOnly = true; return op }
-func (op Op) first(l Loc) Op     { op.First = l; return op }
-func (op Op) lengths() Op        { op.Lengths = true; return op }
+func (op Op) width(w Width) Op { op.W = w; return op }
+func (op Op) imm() Op          { op.Imm = true; return op }
+func (op Op) flags() Op        { op.Flags = true; return op }
+func (op Op) noWrite() Op      { op.NoWrite = true; return op }
+func (op Op) writeOnly() Op    { op.WriteOnly = true; return op }
+func (op Op) in(m Map) Op      { op.Map = m; return op }
+func (op Op) xmm0() Op         { op.XMM0 = true; return op }
+func (op Op) fp() Op           { op.FP = true; return op }
+func (op Op) lanes() Op        { op.FP, op.Fn = true, packed(op.Fn); return op }
+func (op Op) digit(n int8) Op  { op.Ext = n; return op }
+func (op Op) mmxRegOnly() Op   { op.MMXRegOnly = true; return op }
+func (op Op) first(l Loc) Op   { op.First = l; return op }
+func (op Op) lengths() Op      { op.Lengths = true; return op }
 
 // store turns a load row into the store row of the same size.
 func (op Op) store() Op { return op.locs(XRM, XReg) }
