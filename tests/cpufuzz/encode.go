@@ -112,7 +112,10 @@ func (e *encoder) chooseSize() {
 	if isString(f.Mnemonic) && f.SIMD == nil {
 		e.rep = []byte{0, 0xf2, 0xf3}[e.IntN(3)]
 	}
-	if e.seg == 0x36 && !f.HasModRM {
+	if f.Mnemonic == "MOVSXD" {
+		e.p66, e.size = false, max(e.size, 32) // see undefined.go
+	}
+	if e.seg == 0x36 && (!f.HasModRM || len(e.c.forms) > 0) {
 		e.seg = 0 // see undefined.go
 	}
 }
@@ -589,6 +592,9 @@ func (e *encoder) arrangeBit() {
 
 // jumpTarget is where an indirect jump may go.
 func (e *encoder) jumpTarget() uint64 {
+	if (e.c.gpr[vcpu.RSP]-sandboxOf(e.slot)-8)>>12 != 0 {
+		return codeOf(e.slot) + storeAt // one fault is enough: which of two is reported is the processor's choice
+	}
 	switch e.IntN(6) {
 	case 0:
 		return e.badAddress()

@@ -102,6 +102,8 @@ func maskFX(fx []byte) {
 //     manuals are silent.
 //   - Which of the two operands of CMPS is reported when both fault. Only one is made to fault.
 //   - ENTER that copies frame pointers from where it pushes them: AMD reads them ahead; the SDM's operation goes one by one. Kept apart.
+//   - 66 before MOVSXD: AMD reads four bytes, the SDM has two. Not generated.
+//   - A CALL or RET whose stack and target are both bad: which is reported. Only one is.
 //   - 66 before a near branch: AMD takes it as a 16-bit branch, Intel ignores it. Not generated.
 //   - LOCK before NOP, fences, FXSAVE, SWAPGS: #UD by the SDM, but this host's KVM emulates some of them without looking. Not generated.
 
