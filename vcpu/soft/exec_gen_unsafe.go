@@ -2,7 +2,10 @@
 
 package soft
 
-import "unsafe"
+import (
+	"math/bits"
+	"unsafe"
+)
 
 func xAddRR8(c *CPU, o *op) *op {
 	a, b := *c.r8(o.a), *c.r8(o.b)
@@ -4864,6 +4867,118 @@ func xSarRI64NF(c *CPU, o *op) *op {
 
 var shSarRINF = [4]execFn{xSarRI8NF, xSarRI16NF, xSarRI32NF, xSarRI64NF}
 
+func xRolRI8(c *CPU, o *op) *op {
+	res := bits.RotateLeft8(*c.r8(o.a), int(o.imm))
+	c.setCFOF(uint64(res), uint64(res^res>>7))
+	*c.r8(o.a) = res
+	return next(o)
+}
+
+func xRolRI16(c *CPU, o *op) *op {
+	res := bits.RotateLeft16(*c.r16(o.a), int(o.imm))
+	c.setCFOF(uint64(res), uint64(res^res>>15))
+	*c.r16(o.a) = res
+	return next(o)
+}
+
+func xRolRI32(c *CPU, o *op) *op {
+	res := bits.RotateLeft32(*c.r32(o.a), int(o.imm))
+	c.setCFOF(uint64(res), uint64(res^res>>31))
+	*c.r64(o.a) = uint64(res)
+	return next(o)
+}
+
+func xRolRI64(c *CPU, o *op) *op {
+	res := bits.RotateLeft64(*c.r64(o.a), int(o.imm))
+	c.setCFOF(uint64(res), uint64(res^res>>63))
+	*c.r64(o.a) = res
+	return next(o)
+}
+
+var shRolRI = [4]execFn{xRolRI8, xRolRI16, xRolRI32, xRolRI64}
+
+func xRolRI8NF(c *CPU, o *op) *op {
+	res := bits.RotateLeft8(*c.r8(o.a), int(o.imm))
+	*c.r8(o.a) = res
+	return next(o)
+}
+
+func xRolRI16NF(c *CPU, o *op) *op {
+	res := bits.RotateLeft16(*c.r16(o.a), int(o.imm))
+	*c.r16(o.a) = res
+	return next(o)
+}
+
+func xRolRI32NF(c *CPU, o *op) *op {
+	res := bits.RotateLeft32(*c.r32(o.a), int(o.imm))
+	*c.r64(o.a) = uint64(res)
+	return next(o)
+}
+
+func xRolRI64NF(c *CPU, o *op) *op {
+	res := bits.RotateLeft64(*c.r64(o.a), int(o.imm))
+	*c.r64(o.a) = res
+	return next(o)
+}
+
+var shRolRINF = [4]execFn{xRolRI8NF, xRolRI16NF, xRolRI32NF, xRolRI64NF}
+
+func xRorRI8(c *CPU, o *op) *op {
+	res := bits.RotateLeft8(*c.r8(o.a), -int(o.imm))
+	c.setCFOF(uint64(res>>7), uint64(res>>7^res>>6))
+	*c.r8(o.a) = res
+	return next(o)
+}
+
+func xRorRI16(c *CPU, o *op) *op {
+	res := bits.RotateLeft16(*c.r16(o.a), -int(o.imm))
+	c.setCFOF(uint64(res>>15), uint64(res>>15^res>>14))
+	*c.r16(o.a) = res
+	return next(o)
+}
+
+func xRorRI32(c *CPU, o *op) *op {
+	res := bits.RotateLeft32(*c.r32(o.a), -int(o.imm))
+	c.setCFOF(uint64(res>>31), uint64(res>>31^res>>30))
+	*c.r64(o.a) = uint64(res)
+	return next(o)
+}
+
+func xRorRI64(c *CPU, o *op) *op {
+	res := bits.RotateLeft64(*c.r64(o.a), -int(o.imm))
+	c.setCFOF(uint64(res>>63), uint64(res>>63^res>>62))
+	*c.r64(o.a) = res
+	return next(o)
+}
+
+var shRorRI = [4]execFn{xRorRI8, xRorRI16, xRorRI32, xRorRI64}
+
+func xRorRI8NF(c *CPU, o *op) *op {
+	res := bits.RotateLeft8(*c.r8(o.a), -int(o.imm))
+	*c.r8(o.a) = res
+	return next(o)
+}
+
+func xRorRI16NF(c *CPU, o *op) *op {
+	res := bits.RotateLeft16(*c.r16(o.a), -int(o.imm))
+	*c.r16(o.a) = res
+	return next(o)
+}
+
+func xRorRI32NF(c *CPU, o *op) *op {
+	res := bits.RotateLeft32(*c.r32(o.a), -int(o.imm))
+	*c.r64(o.a) = uint64(res)
+	return next(o)
+}
+
+func xRorRI64NF(c *CPU, o *op) *op {
+	res := bits.RotateLeft64(*c.r64(o.a), -int(o.imm))
+	*c.r64(o.a) = res
+	return next(o)
+}
+
+var shRorRINF = [4]execFn{xRorRI8NF, xRorRI16NF, xRorRI32NF, xRorRI64NF}
+
 var fusedCmpRR = [16][4]execFn{
 	{nil, nil, nil, nil},
 	{nil, nil, nil, nil},
@@ -7787,7 +7902,8 @@ var fusedTestRR = [16][4]execFn{
 }
 
 func xTestRR8JE(c *CPU, o *op) *op {
-	r := uint64(int8((*c.r8(o.a) & *c.r8(o.b))))
+	v := *c.r8(o.a) & *c.r8(o.b)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if r == 0 {
 		return c.taken(o)
@@ -7796,7 +7912,8 @@ func xTestRR8JE(c *CPU, o *op) *op {
 }
 
 func xTestRR32JE(c *CPU, o *op) *op {
-	r := uint64(int32((*c.r32(o.a) & *c.r32(o.b))))
+	v := *c.r32(o.a) & *c.r32(o.b)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if r == 0 {
 		return c.taken(o)
@@ -7805,7 +7922,8 @@ func xTestRR32JE(c *CPU, o *op) *op {
 }
 
 func xTestRR64JE(c *CPU, o *op) *op {
-	r := (*c.r64(o.a) & *c.r64(o.b))
+	v := *c.r64(o.a) & *c.r64(o.b)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if r == 0 {
 		return c.taken(o)
@@ -7814,7 +7932,8 @@ func xTestRR64JE(c *CPU, o *op) *op {
 }
 
 func xTestRR8JNE(c *CPU, o *op) *op {
-	r := uint64(int8((*c.r8(o.a) & *c.r8(o.b))))
+	v := *c.r8(o.a) & *c.r8(o.b)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if r != 0 {
 		return c.taken(o)
@@ -7823,7 +7942,8 @@ func xTestRR8JNE(c *CPU, o *op) *op {
 }
 
 func xTestRR32JNE(c *CPU, o *op) *op {
-	r := uint64(int32((*c.r32(o.a) & *c.r32(o.b))))
+	v := *c.r32(o.a) & *c.r32(o.b)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if r != 0 {
 		return c.taken(o)
@@ -7832,7 +7952,8 @@ func xTestRR32JNE(c *CPU, o *op) *op {
 }
 
 func xTestRR64JNE(c *CPU, o *op) *op {
-	r := (*c.r64(o.a) & *c.r64(o.b))
+	v := *c.r64(o.a) & *c.r64(o.b)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if r != 0 {
 		return c.taken(o)
@@ -7841,7 +7962,8 @@ func xTestRR64JNE(c *CPU, o *op) *op {
 }
 
 func xTestRR8JBE(c *CPU, o *op) *op {
-	r := uint64(int8((*c.r8(o.a) & *c.r8(o.b))))
+	v := *c.r8(o.a) & *c.r8(o.b)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if r == 0 {
 		return c.taken(o)
@@ -7850,7 +7972,8 @@ func xTestRR8JBE(c *CPU, o *op) *op {
 }
 
 func xTestRR32JBE(c *CPU, o *op) *op {
-	r := uint64(int32((*c.r32(o.a) & *c.r32(o.b))))
+	v := *c.r32(o.a) & *c.r32(o.b)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if r == 0 {
 		return c.taken(o)
@@ -7859,7 +7982,8 @@ func xTestRR32JBE(c *CPU, o *op) *op {
 }
 
 func xTestRR64JBE(c *CPU, o *op) *op {
-	r := (*c.r64(o.a) & *c.r64(o.b))
+	v := *c.r64(o.a) & *c.r64(o.b)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if r == 0 {
 		return c.taken(o)
@@ -7868,7 +7992,8 @@ func xTestRR64JBE(c *CPU, o *op) *op {
 }
 
 func xTestRR8JA(c *CPU, o *op) *op {
-	r := uint64(int8((*c.r8(o.a) & *c.r8(o.b))))
+	v := *c.r8(o.a) & *c.r8(o.b)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if r != 0 {
 		return c.taken(o)
@@ -7877,7 +8002,8 @@ func xTestRR8JA(c *CPU, o *op) *op {
 }
 
 func xTestRR32JA(c *CPU, o *op) *op {
-	r := uint64(int32((*c.r32(o.a) & *c.r32(o.b))))
+	v := *c.r32(o.a) & *c.r32(o.b)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if r != 0 {
 		return c.taken(o)
@@ -7886,7 +8012,8 @@ func xTestRR32JA(c *CPU, o *op) *op {
 }
 
 func xTestRR64JA(c *CPU, o *op) *op {
-	r := (*c.r64(o.a) & *c.r64(o.b))
+	v := *c.r64(o.a) & *c.r64(o.b)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if r != 0 {
 		return c.taken(o)
@@ -7895,7 +8022,8 @@ func xTestRR64JA(c *CPU, o *op) *op {
 }
 
 func xTestRR8JS(c *CPU, o *op) *op {
-	r := uint64(int8((*c.r8(o.a) & *c.r8(o.b))))
+	v := *c.r8(o.a) & *c.r8(o.b)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if int64(r) < 0 {
 		return c.taken(o)
@@ -7904,7 +8032,8 @@ func xTestRR8JS(c *CPU, o *op) *op {
 }
 
 func xTestRR32JS(c *CPU, o *op) *op {
-	r := uint64(int32((*c.r32(o.a) & *c.r32(o.b))))
+	v := *c.r32(o.a) & *c.r32(o.b)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if int64(r) < 0 {
 		return c.taken(o)
@@ -7913,7 +8042,8 @@ func xTestRR32JS(c *CPU, o *op) *op {
 }
 
 func xTestRR64JS(c *CPU, o *op) *op {
-	r := (*c.r64(o.a) & *c.r64(o.b))
+	v := *c.r64(o.a) & *c.r64(o.b)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if int64(r) < 0 {
 		return c.taken(o)
@@ -7922,7 +8052,8 @@ func xTestRR64JS(c *CPU, o *op) *op {
 }
 
 func xTestRR8JNS(c *CPU, o *op) *op {
-	r := uint64(int8((*c.r8(o.a) & *c.r8(o.b))))
+	v := *c.r8(o.a) & *c.r8(o.b)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if int64(r) >= 0 {
 		return c.taken(o)
@@ -7931,7 +8062,8 @@ func xTestRR8JNS(c *CPU, o *op) *op {
 }
 
 func xTestRR32JNS(c *CPU, o *op) *op {
-	r := uint64(int32((*c.r32(o.a) & *c.r32(o.b))))
+	v := *c.r32(o.a) & *c.r32(o.b)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if int64(r) >= 0 {
 		return c.taken(o)
@@ -7940,7 +8072,8 @@ func xTestRR32JNS(c *CPU, o *op) *op {
 }
 
 func xTestRR64JNS(c *CPU, o *op) *op {
-	r := (*c.r64(o.a) & *c.r64(o.b))
+	v := *c.r64(o.a) & *c.r64(o.b)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if int64(r) >= 0 {
 		return c.taken(o)
@@ -7949,7 +8082,8 @@ func xTestRR64JNS(c *CPU, o *op) *op {
 }
 
 func xTestRR8JL(c *CPU, o *op) *op {
-	r := uint64(int8((*c.r8(o.a) & *c.r8(o.b))))
+	v := *c.r8(o.a) & *c.r8(o.b)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if int64(r) < 0 {
 		return c.taken(o)
@@ -7958,7 +8092,8 @@ func xTestRR8JL(c *CPU, o *op) *op {
 }
 
 func xTestRR32JL(c *CPU, o *op) *op {
-	r := uint64(int32((*c.r32(o.a) & *c.r32(o.b))))
+	v := *c.r32(o.a) & *c.r32(o.b)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if int64(r) < 0 {
 		return c.taken(o)
@@ -7967,7 +8102,8 @@ func xTestRR32JL(c *CPU, o *op) *op {
 }
 
 func xTestRR64JL(c *CPU, o *op) *op {
-	r := (*c.r64(o.a) & *c.r64(o.b))
+	v := *c.r64(o.a) & *c.r64(o.b)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if int64(r) < 0 {
 		return c.taken(o)
@@ -7976,7 +8112,8 @@ func xTestRR64JL(c *CPU, o *op) *op {
 }
 
 func xTestRR8JGE(c *CPU, o *op) *op {
-	r := uint64(int8((*c.r8(o.a) & *c.r8(o.b))))
+	v := *c.r8(o.a) & *c.r8(o.b)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if int64(r) >= 0 {
 		return c.taken(o)
@@ -7985,7 +8122,8 @@ func xTestRR8JGE(c *CPU, o *op) *op {
 }
 
 func xTestRR32JGE(c *CPU, o *op) *op {
-	r := uint64(int32((*c.r32(o.a) & *c.r32(o.b))))
+	v := *c.r32(o.a) & *c.r32(o.b)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if int64(r) >= 0 {
 		return c.taken(o)
@@ -7994,7 +8132,8 @@ func xTestRR32JGE(c *CPU, o *op) *op {
 }
 
 func xTestRR64JGE(c *CPU, o *op) *op {
-	r := (*c.r64(o.a) & *c.r64(o.b))
+	v := *c.r64(o.a) & *c.r64(o.b)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if int64(r) >= 0 {
 		return c.taken(o)
@@ -8003,7 +8142,8 @@ func xTestRR64JGE(c *CPU, o *op) *op {
 }
 
 func xTestRR8JLE(c *CPU, o *op) *op {
-	r := uint64(int8((*c.r8(o.a) & *c.r8(o.b))))
+	v := *c.r8(o.a) & *c.r8(o.b)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if int64(r) <= 0 {
 		return c.taken(o)
@@ -8012,7 +8152,8 @@ func xTestRR8JLE(c *CPU, o *op) *op {
 }
 
 func xTestRR32JLE(c *CPU, o *op) *op {
-	r := uint64(int32((*c.r32(o.a) & *c.r32(o.b))))
+	v := *c.r32(o.a) & *c.r32(o.b)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if int64(r) <= 0 {
 		return c.taken(o)
@@ -8021,7 +8162,8 @@ func xTestRR32JLE(c *CPU, o *op) *op {
 }
 
 func xTestRR64JLE(c *CPU, o *op) *op {
-	r := (*c.r64(o.a) & *c.r64(o.b))
+	v := *c.r64(o.a) & *c.r64(o.b)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if int64(r) <= 0 {
 		return c.taken(o)
@@ -8030,7 +8172,8 @@ func xTestRR64JLE(c *CPU, o *op) *op {
 }
 
 func xTestRR8JG(c *CPU, o *op) *op {
-	r := uint64(int8((*c.r8(o.a) & *c.r8(o.b))))
+	v := *c.r8(o.a) & *c.r8(o.b)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if int64(r) > 0 {
 		return c.taken(o)
@@ -8039,7 +8182,8 @@ func xTestRR8JG(c *CPU, o *op) *op {
 }
 
 func xTestRR32JG(c *CPU, o *op) *op {
-	r := uint64(int32((*c.r32(o.a) & *c.r32(o.b))))
+	v := *c.r32(o.a) & *c.r32(o.b)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if int64(r) > 0 {
 		return c.taken(o)
@@ -8048,7 +8192,8 @@ func xTestRR32JG(c *CPU, o *op) *op {
 }
 
 func xTestRR64JG(c *CPU, o *op) *op {
-	r := (*c.r64(o.a) & *c.r64(o.b))
+	v := *c.r64(o.a) & *c.r64(o.b)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if int64(r) > 0 {
 		return c.taken(o)
@@ -8076,7 +8221,8 @@ var fusedTestRI = [16][4]execFn{
 }
 
 func xTestRI8JE(c *CPU, o *op) *op {
-	r := uint64(int8((*c.r8(o.a) & uint8(o.imm))))
+	v := *c.r8(o.a) & uint8(o.imm)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if r == 0 {
 		return c.taken(o)
@@ -8085,7 +8231,8 @@ func xTestRI8JE(c *CPU, o *op) *op {
 }
 
 func xTestRI32JE(c *CPU, o *op) *op {
-	r := uint64(int32((*c.r32(o.a) & uint32(o.imm))))
+	v := *c.r32(o.a) & uint32(o.imm)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if r == 0 {
 		return c.taken(o)
@@ -8094,7 +8241,8 @@ func xTestRI32JE(c *CPU, o *op) *op {
 }
 
 func xTestRI64JE(c *CPU, o *op) *op {
-	r := (*c.r64(o.a) & uint64(o.imm))
+	v := *c.r64(o.a) & uint64(o.imm)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if r == 0 {
 		return c.taken(o)
@@ -8103,7 +8251,8 @@ func xTestRI64JE(c *CPU, o *op) *op {
 }
 
 func xTestRI8JNE(c *CPU, o *op) *op {
-	r := uint64(int8((*c.r8(o.a) & uint8(o.imm))))
+	v := *c.r8(o.a) & uint8(o.imm)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if r != 0 {
 		return c.taken(o)
@@ -8112,7 +8261,8 @@ func xTestRI8JNE(c *CPU, o *op) *op {
 }
 
 func xTestRI32JNE(c *CPU, o *op) *op {
-	r := uint64(int32((*c.r32(o.a) & uint32(o.imm))))
+	v := *c.r32(o.a) & uint32(o.imm)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if r != 0 {
 		return c.taken(o)
@@ -8121,7 +8271,8 @@ func xTestRI32JNE(c *CPU, o *op) *op {
 }
 
 func xTestRI64JNE(c *CPU, o *op) *op {
-	r := (*c.r64(o.a) & uint64(o.imm))
+	v := *c.r64(o.a) & uint64(o.imm)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if r != 0 {
 		return c.taken(o)
@@ -8130,7 +8281,8 @@ func xTestRI64JNE(c *CPU, o *op) *op {
 }
 
 func xTestRI8JBE(c *CPU, o *op) *op {
-	r := uint64(int8((*c.r8(o.a) & uint8(o.imm))))
+	v := *c.r8(o.a) & uint8(o.imm)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if r == 0 {
 		return c.taken(o)
@@ -8139,7 +8291,8 @@ func xTestRI8JBE(c *CPU, o *op) *op {
 }
 
 func xTestRI32JBE(c *CPU, o *op) *op {
-	r := uint64(int32((*c.r32(o.a) & uint32(o.imm))))
+	v := *c.r32(o.a) & uint32(o.imm)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if r == 0 {
 		return c.taken(o)
@@ -8148,7 +8301,8 @@ func xTestRI32JBE(c *CPU, o *op) *op {
 }
 
 func xTestRI64JBE(c *CPU, o *op) *op {
-	r := (*c.r64(o.a) & uint64(o.imm))
+	v := *c.r64(o.a) & uint64(o.imm)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if r == 0 {
 		return c.taken(o)
@@ -8157,7 +8311,8 @@ func xTestRI64JBE(c *CPU, o *op) *op {
 }
 
 func xTestRI8JA(c *CPU, o *op) *op {
-	r := uint64(int8((*c.r8(o.a) & uint8(o.imm))))
+	v := *c.r8(o.a) & uint8(o.imm)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if r != 0 {
 		return c.taken(o)
@@ -8166,7 +8321,8 @@ func xTestRI8JA(c *CPU, o *op) *op {
 }
 
 func xTestRI32JA(c *CPU, o *op) *op {
-	r := uint64(int32((*c.r32(o.a) & uint32(o.imm))))
+	v := *c.r32(o.a) & uint32(o.imm)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if r != 0 {
 		return c.taken(o)
@@ -8175,7 +8331,8 @@ func xTestRI32JA(c *CPU, o *op) *op {
 }
 
 func xTestRI64JA(c *CPU, o *op) *op {
-	r := (*c.r64(o.a) & uint64(o.imm))
+	v := *c.r64(o.a) & uint64(o.imm)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if r != 0 {
 		return c.taken(o)
@@ -8184,7 +8341,8 @@ func xTestRI64JA(c *CPU, o *op) *op {
 }
 
 func xTestRI8JS(c *CPU, o *op) *op {
-	r := uint64(int8((*c.r8(o.a) & uint8(o.imm))))
+	v := *c.r8(o.a) & uint8(o.imm)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if int64(r) < 0 {
 		return c.taken(o)
@@ -8193,7 +8351,8 @@ func xTestRI8JS(c *CPU, o *op) *op {
 }
 
 func xTestRI32JS(c *CPU, o *op) *op {
-	r := uint64(int32((*c.r32(o.a) & uint32(o.imm))))
+	v := *c.r32(o.a) & uint32(o.imm)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if int64(r) < 0 {
 		return c.taken(o)
@@ -8202,7 +8361,8 @@ func xTestRI32JS(c *CPU, o *op) *op {
 }
 
 func xTestRI64JS(c *CPU, o *op) *op {
-	r := (*c.r64(o.a) & uint64(o.imm))
+	v := *c.r64(o.a) & uint64(o.imm)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if int64(r) < 0 {
 		return c.taken(o)
@@ -8211,7 +8371,8 @@ func xTestRI64JS(c *CPU, o *op) *op {
 }
 
 func xTestRI8JNS(c *CPU, o *op) *op {
-	r := uint64(int8((*c.r8(o.a) & uint8(o.imm))))
+	v := *c.r8(o.a) & uint8(o.imm)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if int64(r) >= 0 {
 		return c.taken(o)
@@ -8220,7 +8381,8 @@ func xTestRI8JNS(c *CPU, o *op) *op {
 }
 
 func xTestRI32JNS(c *CPU, o *op) *op {
-	r := uint64(int32((*c.r32(o.a) & uint32(o.imm))))
+	v := *c.r32(o.a) & uint32(o.imm)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if int64(r) >= 0 {
 		return c.taken(o)
@@ -8229,7 +8391,8 @@ func xTestRI32JNS(c *CPU, o *op) *op {
 }
 
 func xTestRI64JNS(c *CPU, o *op) *op {
-	r := (*c.r64(o.a) & uint64(o.imm))
+	v := *c.r64(o.a) & uint64(o.imm)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if int64(r) >= 0 {
 		return c.taken(o)
@@ -8238,7 +8401,8 @@ func xTestRI64JNS(c *CPU, o *op) *op {
 }
 
 func xTestRI8JL(c *CPU, o *op) *op {
-	r := uint64(int8((*c.r8(o.a) & uint8(o.imm))))
+	v := *c.r8(o.a) & uint8(o.imm)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if int64(r) < 0 {
 		return c.taken(o)
@@ -8247,7 +8411,8 @@ func xTestRI8JL(c *CPU, o *op) *op {
 }
 
 func xTestRI32JL(c *CPU, o *op) *op {
-	r := uint64(int32((*c.r32(o.a) & uint32(o.imm))))
+	v := *c.r32(o.a) & uint32(o.imm)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if int64(r) < 0 {
 		return c.taken(o)
@@ -8256,7 +8421,8 @@ func xTestRI32JL(c *CPU, o *op) *op {
 }
 
 func xTestRI64JL(c *CPU, o *op) *op {
-	r := (*c.r64(o.a) & uint64(o.imm))
+	v := *c.r64(o.a) & uint64(o.imm)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if int64(r) < 0 {
 		return c.taken(o)
@@ -8265,7 +8431,8 @@ func xTestRI64JL(c *CPU, o *op) *op {
 }
 
 func xTestRI8JGE(c *CPU, o *op) *op {
-	r := uint64(int8((*c.r8(o.a) & uint8(o.imm))))
+	v := *c.r8(o.a) & uint8(o.imm)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if int64(r) >= 0 {
 		return c.taken(o)
@@ -8274,7 +8441,8 @@ func xTestRI8JGE(c *CPU, o *op) *op {
 }
 
 func xTestRI32JGE(c *CPU, o *op) *op {
-	r := uint64(int32((*c.r32(o.a) & uint32(o.imm))))
+	v := *c.r32(o.a) & uint32(o.imm)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if int64(r) >= 0 {
 		return c.taken(o)
@@ -8283,7 +8451,8 @@ func xTestRI32JGE(c *CPU, o *op) *op {
 }
 
 func xTestRI64JGE(c *CPU, o *op) *op {
-	r := (*c.r64(o.a) & uint64(o.imm))
+	v := *c.r64(o.a) & uint64(o.imm)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if int64(r) >= 0 {
 		return c.taken(o)
@@ -8292,7 +8461,8 @@ func xTestRI64JGE(c *CPU, o *op) *op {
 }
 
 func xTestRI8JLE(c *CPU, o *op) *op {
-	r := uint64(int8((*c.r8(o.a) & uint8(o.imm))))
+	v := *c.r8(o.a) & uint8(o.imm)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if int64(r) <= 0 {
 		return c.taken(o)
@@ -8301,7 +8471,8 @@ func xTestRI8JLE(c *CPU, o *op) *op {
 }
 
 func xTestRI32JLE(c *CPU, o *op) *op {
-	r := uint64(int32((*c.r32(o.a) & uint32(o.imm))))
+	v := *c.r32(o.a) & uint32(o.imm)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if int64(r) <= 0 {
 		return c.taken(o)
@@ -8310,7 +8481,8 @@ func xTestRI32JLE(c *CPU, o *op) *op {
 }
 
 func xTestRI64JLE(c *CPU, o *op) *op {
-	r := (*c.r64(o.a) & uint64(o.imm))
+	v := *c.r64(o.a) & uint64(o.imm)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if int64(r) <= 0 {
 		return c.taken(o)
@@ -8319,7 +8491,8 @@ func xTestRI64JLE(c *CPU, o *op) *op {
 }
 
 func xTestRI8JG(c *CPU, o *op) *op {
-	r := uint64(int8((*c.r8(o.a) & uint8(o.imm))))
+	v := *c.r8(o.a) & uint8(o.imm)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if int64(r) > 0 {
 		return c.taken(o)
@@ -8328,7 +8501,8 @@ func xTestRI8JG(c *CPU, o *op) *op {
 }
 
 func xTestRI32JG(c *CPU, o *op) *op {
-	r := uint64(int32((*c.r32(o.a) & uint32(o.imm))))
+	v := *c.r32(o.a) & uint32(o.imm)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if int64(r) > 0 {
 		return c.taken(o)
@@ -8337,626 +8511,8 @@ func xTestRI32JG(c *CPU, o *op) *op {
 }
 
 func xTestRI64JG(c *CPU, o *op) *op {
-	r := (*c.r64(o.a) & uint64(o.imm))
-	c.fa, c.fb, c.fk = r, 0, fRes|8
-	if int64(r) > 0 {
-		return c.taken(o)
-	}
-	return c.notTaken(o)
-}
-
-var fusedTestRM = [16][4]execFn{
-	{nil, nil, nil, nil},
-	{nil, nil, nil, nil},
-	{nil, nil, nil, nil},
-	{nil, nil, nil, nil},
-	{xTestRM8JE, nil, xTestRM32JE, xTestRM64JE},
-	{xTestRM8JNE, nil, xTestRM32JNE, xTestRM64JNE},
-	{xTestRM8JBE, nil, xTestRM32JBE, xTestRM64JBE},
-	{xTestRM8JA, nil, xTestRM32JA, xTestRM64JA},
-	{xTestRM8JS, nil, xTestRM32JS, xTestRM64JS},
-	{xTestRM8JNS, nil, xTestRM32JNS, xTestRM64JNS},
-	{nil, nil, nil, nil},
-	{nil, nil, nil, nil},
-	{xTestRM8JL, nil, xTestRM32JL, xTestRM64JL},
-	{xTestRM8JGE, nil, xTestRM32JGE, xTestRM64JGE},
-	{xTestRM8JLE, nil, xTestRM32JLE, xTestRM64JLE},
-	{xTestRM8JG, nil, xTestRM32JG, xTestRM64JG},
-}
-
-func xTestRM8JE(c *CPU, o *op) *op {
-	va := c.ea(o)
-	var m uint8
-	if e := &c.rd[va>>pageBits&tlbMask]; e.tag == va&pageMask {
-		m = *(*uint8)(unsafe.Add(e.page, va&pageOff))
-	} else {
-		x, ok := c.loadSlow(va, 1)
-		if !ok {
-			return c.fault(o)
-		}
-		m = uint8(x)
-	}
-	r := uint64(int8((*c.r8(o.a) & m)))
-	c.fa, c.fb, c.fk = r, 0, fRes|1
-	if r == 0 {
-		return c.taken(o)
-	}
-	return c.notTaken(o)
-}
-
-func xTestRM32JE(c *CPU, o *op) *op {
-	va := c.ea(o)
-	var m uint32
-	if e := &c.rd[va>>pageBits&tlbMask]; e.tag == (va+3)&pageMask {
-		m = *(*uint32)(unsafe.Add(e.page, va&pageOff))
-	} else {
-		x, ok := c.loadSlow(va, 4)
-		if !ok {
-			return c.fault(o)
-		}
-		m = uint32(x)
-	}
-	r := uint64(int32((*c.r32(o.a) & m)))
-	c.fa, c.fb, c.fk = r, 0, fRes|4
-	if r == 0 {
-		return c.taken(o)
-	}
-	return c.notTaken(o)
-}
-
-func xTestRM64JE(c *CPU, o *op) *op {
-	va := c.ea(o)
-	var m uint64
-	if e := &c.rd[va>>pageBits&tlbMask]; e.tag == (va+7)&pageMask {
-		m = *(*uint64)(unsafe.Add(e.page, va&pageOff))
-	} else {
-		x, ok := c.loadSlow(va, 8)
-		if !ok {
-			return c.fault(o)
-		}
-		m = uint64(x)
-	}
-	r := (*c.r64(o.a) & m)
-	c.fa, c.fb, c.fk = r, 0, fRes|8
-	if r == 0 {
-		return c.taken(o)
-	}
-	return c.notTaken(o)
-}
-
-func xTestRM8JNE(c *CPU, o *op) *op {
-	va := c.ea(o)
-	var m uint8
-	if e := &c.rd[va>>pageBits&tlbMask]; e.tag == va&pageMask {
-		m = *(*uint8)(unsafe.Add(e.page, va&pageOff))
-	} else {
-		x, ok := c.loadSlow(va, 1)
-		if !ok {
-			return c.fault(o)
-		}
-		m = uint8(x)
-	}
-	r := uint64(int8((*c.r8(o.a) & m)))
-	c.fa, c.fb, c.fk = r, 0, fRes|1
-	if r != 0 {
-		return c.taken(o)
-	}
-	return c.notTaken(o)
-}
-
-func xTestRM32JNE(c *CPU, o *op) *op {
-	va := c.ea(o)
-	var m uint32
-	if e := &c.rd[va>>pageBits&tlbMask]; e.tag == (va+3)&pageMask {
-		m = *(*uint32)(unsafe.Add(e.page, va&pageOff))
-	} else {
-		x, ok := c.loadSlow(va, 4)
-		if !ok {
-			return c.fault(o)
-		}
-		m = uint32(x)
-	}
-	r := uint64(int32((*c.r32(o.a) & m)))
-	c.fa, c.fb, c.fk = r, 0, fRes|4
-	if r != 0 {
-		return c.taken(o)
-	}
-	return c.notTaken(o)
-}
-
-func xTestRM64JNE(c *CPU, o *op) *op {
-	va := c.ea(o)
-	var m uint64
-	if e := &c.rd[va>>pageBits&tlbMask]; e.tag == (va+7)&pageMask {
-		m = *(*uint64)(unsafe.Add(e.page, va&pageOff))
-	} else {
-		x, ok := c.loadSlow(va, 8)
-		if !ok {
-			return c.fault(o)
-		}
-		m = uint64(x)
-	}
-	r := (*c.r64(o.a) & m)
-	c.fa, c.fb, c.fk = r, 0, fRes|8
-	if r != 0 {
-		return c.taken(o)
-	}
-	return c.notTaken(o)
-}
-
-func xTestRM8JBE(c *CPU, o *op) *op {
-	va := c.ea(o)
-	var m uint8
-	if e := &c.rd[va>>pageBits&tlbMask]; e.tag == va&pageMask {
-		m = *(*uint8)(unsafe.Add(e.page, va&pageOff))
-	} else {
-		x, ok := c.loadSlow(va, 1)
-		if !ok {
-			return c.fault(o)
-		}
-		m = uint8(x)
-	}
-	r := uint64(int8((*c.r8(o.a) & m)))
-	c.fa, c.fb, c.fk = r, 0, fRes|1
-	if r == 0 {
-		return c.taken(o)
-	}
-	return c.notTaken(o)
-}
-
-func xTestRM32JBE(c *CPU, o *op) *op {
-	va := c.ea(o)
-	var m uint32
-	if e := &c.rd[va>>pageBits&tlbMask]; e.tag == (va+3)&pageMask {
-		m = *(*uint32)(unsafe.Add(e.page, va&pageOff))
-	} else {
-		x, ok := c.loadSlow(va, 4)
-		if !ok {
-			return c.fault(o)
-		}
-		m = uint32(x)
-	}
-	r := uint64(int32((*c.r32(o.a) & m)))
-	c.fa, c.fb, c.fk = r, 0, fRes|4
-	if r == 0 {
-		return c.taken(o)
-	}
-	return c.notTaken(o)
-}
-
-func xTestRM64JBE(c *CPU, o *op) *op {
-	va := c.ea(o)
-	var m uint64
-	if e := &c.rd[va>>pageBits&tlbMask]; e.tag == (va+7)&pageMask {
-		m = *(*uint64)(unsafe.Add(e.page, va&pageOff))
-	} else {
-		x, ok := c.loadSlow(va, 8)
-		if !ok {
-			return c.fault(o)
-		}
-		m = uint64(x)
-	}
-	r := (*c.r64(o.a) & m)
-	c.fa, c.fb, c.fk = r, 0, fRes|8
-	if r == 0 {
-		return c.taken(o)
-	}
-	return c.notTaken(o)
-}
-
-func xTestRM8JA(c *CPU, o *op) *op {
-	va := c.ea(o)
-	var m uint8
-	if e := &c.rd[va>>pageBits&tlbMask]; e.tag == va&pageMask {
-		m = *(*uint8)(unsafe.Add(e.page, va&pageOff))
-	} else {
-		x, ok := c.loadSlow(va, 1)
-		if !ok {
-			return c.fault(o)
-		}
-		m = uint8(x)
-	}
-	r := uint64(int8((*c.r8(o.a) & m)))
-	c.fa, c.fb, c.fk = r, 0, fRes|1
-	if r != 0 {
-		return c.taken(o)
-	}
-	return c.notTaken(o)
-}
-
-func xTestRM32JA(c *CPU, o *op) *op {
-	va := c.ea(o)
-	var m uint32
-	if e := &c.rd[va>>pageBits&tlbMask]; e.tag == (va+3)&pageMask {
-		m = *(*uint32)(unsafe.Add(e.page, va&pageOff))
-	} else {
-		x, ok := c.loadSlow(va, 4)
-		if !ok {
-			return c.fault(o)
-		}
-		m = uint32(x)
-	}
-	r := uint64(int32((*c.r32(o.a) & m)))
-	c.fa, c.fb, c.fk = r, 0, fRes|4
-	if r != 0 {
-		return c.taken(o)
-	}
-	return c.notTaken(o)
-}
-
-func xTestRM64JA(c *CPU, o *op) *op {
-	va := c.ea(o)
-	var m uint64
-	if e := &c.rd[va>>pageBits&tlbMask]; e.tag == (va+7)&pageMask {
-		m = *(*uint64)(unsafe.Add(e.page, va&pageOff))
-	} else {
-		x, ok := c.loadSlow(va, 8)
-		if !ok {
-			return c.fault(o)
-		}
-		m = uint64(x)
-	}
-	r := (*c.r64(o.a) & m)
-	c.fa, c.fb, c.fk = r, 0, fRes|8
-	if r != 0 {
-		return c.taken(o)
-	}
-	return c.notTaken(o)
-}
-
-func xTestRM8JS(c *CPU, o *op) *op {
-	va := c.ea(o)
-	var m uint8
-	if e := &c.rd[va>>pageBits&tlbMask]; e.tag == va&pageMask {
-		m = *(*uint8)(unsafe.Add(e.page, va&pageOff))
-	} else {
-		x, ok := c.loadSlow(va, 1)
-		if !ok {
-			return c.fault(o)
-		}
-		m = uint8(x)
-	}
-	r := uint64(int8((*c.r8(o.a) & m)))
-	c.fa, c.fb, c.fk = r, 0, fRes|1
-	if int64(r) < 0 {
-		return c.taken(o)
-	}
-	return c.notTaken(o)
-}
-
-func xTestRM32JS(c *CPU, o *op) *op {
-	va := c.ea(o)
-	var m uint32
-	if e := &c.rd[va>>pageBits&tlbMask]; e.tag == (va+3)&pageMask {
-		m = *(*uint32)(unsafe.Add(e.page, va&pageOff))
-	} else {
-		x, ok := c.loadSlow(va, 4)
-		if !ok {
-			return c.fault(o)
-		}
-		m = uint32(x)
-	}
-	r := uint64(int32((*c.r32(o.a) & m)))
-	c.fa, c.fb, c.fk = r, 0, fRes|4
-	if int64(r) < 0 {
-		return c.taken(o)
-	}
-	return c.notTaken(o)
-}
-
-func xTestRM64JS(c *CPU, o *op) *op {
-	va := c.ea(o)
-	var m uint64
-	if e := &c.rd[va>>pageBits&tlbMask]; e.tag == (va+7)&pageMask {
-		m = *(*uint64)(unsafe.Add(e.page, va&pageOff))
-	} else {
-		x, ok := c.loadSlow(va, 8)
-		if !ok {
-			return c.fault(o)
-		}
-		m = uint64(x)
-	}
-	r := (*c.r64(o.a) & m)
-	c.fa, c.fb, c.fk = r, 0, fRes|8
-	if int64(r) < 0 {
-		return c.taken(o)
-	}
-	return c.notTaken(o)
-}
-
-func xTestRM8JNS(c *CPU, o *op) *op {
-	va := c.ea(o)
-	var m uint8
-	if e := &c.rd[va>>pageBits&tlbMask]; e.tag == va&pageMask {
-		m = *(*uint8)(unsafe.Add(e.page, va&pageOff))
-	} else {
-		x, ok := c.loadSlow(va, 1)
-		if !ok {
-			return c.fault(o)
-		}
-		m = uint8(x)
-	}
-	r := uint64(int8((*c.r8(o.a) & m)))
-	c.fa, c.fb, c.fk = r, 0, fRes|1
-	if int64(r) >= 0 {
-		return c.taken(o)
-	}
-	return c.notTaken(o)
-}
-
-func xTestRM32JNS(c *CPU, o *op) *op {
-	va := c.ea(o)
-	var m uint32
-	if e := &c.rd[va>>pageBits&tlbMask]; e.tag == (va+3)&pageMask {
-		m = *(*uint32)(unsafe.Add(e.page, va&pageOff))
-	} else {
-		x, ok := c.loadSlow(va, 4)
-		if !ok {
-			return c.fault(o)
-		}
-		m = uint32(x)
-	}
-	r := uint64(int32((*c.r32(o.a) & m)))
-	c.fa, c.fb, c.fk = r, 0, fRes|4
-	if int64(r) >= 0 {
-		return c.taken(o)
-	}
-	return c.notTaken(o)
-}
-
-func xTestRM64JNS(c *CPU, o *op) *op {
-	va := c.ea(o)
-	var m uint64
-	if e := &c.rd[va>>pageBits&tlbMask]; e.tag == (va+7)&pageMask {
-		m = *(*uint64)(unsafe.Add(e.page, va&pageOff))
-	} else {
-		x, ok := c.loadSlow(va, 8)
-		if !ok {
-			return c.fault(o)
-		}
-		m = uint64(x)
-	}
-	r := (*c.r64(o.a) & m)
-	c.fa, c.fb, c.fk = r, 0, fRes|8
-	if int64(r) >= 0 {
-		return c.taken(o)
-	}
-	return c.notTaken(o)
-}
-
-func xTestRM8JL(c *CPU, o *op) *op {
-	va := c.ea(o)
-	var m uint8
-	if e := &c.rd[va>>pageBits&tlbMask]; e.tag == va&pageMask {
-		m = *(*uint8)(unsafe.Add(e.page, va&pageOff))
-	} else {
-		x, ok := c.loadSlow(va, 1)
-		if !ok {
-			return c.fault(o)
-		}
-		m = uint8(x)
-	}
-	r := uint64(int8((*c.r8(o.a) & m)))
-	c.fa, c.fb, c.fk = r, 0, fRes|1
-	if int64(r) < 0 {
-		return c.taken(o)
-	}
-	return c.notTaken(o)
-}
-
-func xTestRM32JL(c *CPU, o *op) *op {
-	va := c.ea(o)
-	var m uint32
-	if e := &c.rd[va>>pageBits&tlbMask]; e.tag == (va+3)&pageMask {
-		m = *(*uint32)(unsafe.Add(e.page, va&pageOff))
-	} else {
-		x, ok := c.loadSlow(va, 4)
-		if !ok {
-			return c.fault(o)
-		}
-		m = uint32(x)
-	}
-	r := uint64(int32((*c.r32(o.a) & m)))
-	c.fa, c.fb, c.fk = r, 0, fRes|4
-	if int64(r) < 0 {
-		return c.taken(o)
-	}
-	return c.notTaken(o)
-}
-
-func xTestRM64JL(c *CPU, o *op) *op {
-	va := c.ea(o)
-	var m uint64
-	if e := &c.rd[va>>pageBits&tlbMask]; e.tag == (va+7)&pageMask {
-		m = *(*uint64)(unsafe.Add(e.page, va&pageOff))
-	} else {
-		x, ok := c.loadSlow(va, 8)
-		if !ok {
-			return c.fault(o)
-		}
-		m = uint64(x)
-	}
-	r := (*c.r64(o.a) & m)
-	c.fa, c.fb, c.fk = r, 0, fRes|8
-	if int64(r) < 0 {
-		return c.taken(o)
-	}
-	return c.notTaken(o)
-}
-
-func xTestRM8JGE(c *CPU, o *op) *op {
-	va := c.ea(o)
-	var m uint8
-	if e := &c.rd[va>>pageBits&tlbMask]; e.tag == va&pageMask {
-		m = *(*uint8)(unsafe.Add(e.page, va&pageOff))
-	} else {
-		x, ok := c.loadSlow(va, 1)
-		if !ok {
-			return c.fault(o)
-		}
-		m = uint8(x)
-	}
-	r := uint64(int8((*c.r8(o.a) & m)))
-	c.fa, c.fb, c.fk = r, 0, fRes|1
-	if int64(r) >= 0 {
-		return c.taken(o)
-	}
-	return c.notTaken(o)
-}
-
-func xTestRM32JGE(c *CPU, o *op) *op {
-	va := c.ea(o)
-	var m uint32
-	if e := &c.rd[va>>pageBits&tlbMask]; e.tag == (va+3)&pageMask {
-		m = *(*uint32)(unsafe.Add(e.page, va&pageOff))
-	} else {
-		x, ok := c.loadSlow(va, 4)
-		if !ok {
-			return c.fault(o)
-		}
-		m = uint32(x)
-	}
-	r := uint64(int32((*c.r32(o.a) & m)))
-	c.fa, c.fb, c.fk = r, 0, fRes|4
-	if int64(r) >= 0 {
-		return c.taken(o)
-	}
-	return c.notTaken(o)
-}
-
-func xTestRM64JGE(c *CPU, o *op) *op {
-	va := c.ea(o)
-	var m uint64
-	if e := &c.rd[va>>pageBits&tlbMask]; e.tag == (va+7)&pageMask {
-		m = *(*uint64)(unsafe.Add(e.page, va&pageOff))
-	} else {
-		x, ok := c.loadSlow(va, 8)
-		if !ok {
-			return c.fault(o)
-		}
-		m = uint64(x)
-	}
-	r := (*c.r64(o.a) & m)
-	c.fa, c.fb, c.fk = r, 0, fRes|8
-	if int64(r) >= 0 {
-		return c.taken(o)
-	}
-	return c.notTaken(o)
-}
-
-func xTestRM8JLE(c *CPU, o *op) *op {
-	va := c.ea(o)
-	var m uint8
-	if e := &c.rd[va>>pageBits&tlbMask]; e.tag == va&pageMask {
-		m = *(*uint8)(unsafe.Add(e.page, va&pageOff))
-	} else {
-		x, ok := c.loadSlow(va, 1)
-		if !ok {
-			return c.fault(o)
-		}
-		m = uint8(x)
-	}
-	r := uint64(int8((*c.r8(o.a) & m)))
-	c.fa, c.fb, c.fk = r, 0, fRes|1
-	if int64(r) <= 0 {
-		return c.taken(o)
-	}
-	return c.notTaken(o)
-}
-
-func xTestRM32JLE(c *CPU, o *op) *op {
-	va := c.ea(o)
-	var m uint32
-	if e := &c.rd[va>>pageBits&tlbMask]; e.tag == (va+3)&pageMask {
-		m = *(*uint32)(unsafe.Add(e.page, va&pageOff))
-	} else {
-		x, ok := c.loadSlow(va, 4)
-		if !ok {
-			return c.fault(o)
-		}
-		m = uint32(x)
-	}
-	r := uint64(int32((*c.r32(o.a) & m)))
-	c.fa, c.fb, c.fk = r, 0, fRes|4
-	if int64(r) <= 0 {
-		return c.taken(o)
-	}
-	return c.notTaken(o)
-}
-
-func xTestRM64JLE(c *CPU, o *op) *op {
-	va := c.ea(o)
-	var m uint64
-	if e := &c.rd[va>>pageBits&tlbMask]; e.tag == (va+7)&pageMask {
-		m = *(*uint64)(unsafe.Add(e.page, va&pageOff))
-	} else {
-		x, ok := c.loadSlow(va, 8)
-		if !ok {
-			return c.fault(o)
-		}
-		m = uint64(x)
-	}
-	r := (*c.r64(o.a) & m)
-	c.fa, c.fb, c.fk = r, 0, fRes|8
-	if int64(r) <= 0 {
-		return c.taken(o)
-	}
-	return c.notTaken(o)
-}
-
-func xTestRM8JG(c *CPU, o *op) *op {
-	va := c.ea(o)
-	var m uint8
-	if e := &c.rd[va>>pageBits&tlbMask]; e.tag == va&pageMask {
-		m = *(*uint8)(unsafe.Add(e.page, va&pageOff))
-	} else {
-		x, ok := c.loadSlow(va, 1)
-		if !ok {
-			return c.fault(o)
-		}
-		m = uint8(x)
-	}
-	r := uint64(int8((*c.r8(o.a) & m)))
-	c.fa, c.fb, c.fk = r, 0, fRes|1
-	if int64(r) > 0 {
-		return c.taken(o)
-	}
-	return c.notTaken(o)
-}
-
-func xTestRM32JG(c *CPU, o *op) *op {
-	va := c.ea(o)
-	var m uint32
-	if e := &c.rd[va>>pageBits&tlbMask]; e.tag == (va+3)&pageMask {
-		m = *(*uint32)(unsafe.Add(e.page, va&pageOff))
-	} else {
-		x, ok := c.loadSlow(va, 4)
-		if !ok {
-			return c.fault(o)
-		}
-		m = uint32(x)
-	}
-	r := uint64(int32((*c.r32(o.a) & m)))
-	c.fa, c.fb, c.fk = r, 0, fRes|4
-	if int64(r) > 0 {
-		return c.taken(o)
-	}
-	return c.notTaken(o)
-}
-
-func xTestRM64JG(c *CPU, o *op) *op {
-	va := c.ea(o)
-	var m uint64
-	if e := &c.rd[va>>pageBits&tlbMask]; e.tag == (va+7)&pageMask {
-		m = *(*uint64)(unsafe.Add(e.page, va&pageOff))
-	} else {
-		x, ok := c.loadSlow(va, 8)
-		if !ok {
-			return c.fault(o)
-		}
-		m = uint64(x)
-	}
-	r := (*c.r64(o.a) & m)
+	v := *c.r64(o.a) & uint64(o.imm)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if int64(r) > 0 {
 		return c.taken(o)
@@ -8995,7 +8551,8 @@ func xTestMI8JE(c *CPU, o *op) *op {
 		}
 		m = uint8(x)
 	}
-	r := uint64(int8((m & uint8(o.imm))))
+	v := m & uint8(o.imm)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if r == 0 {
 		return c.taken(o)
@@ -9015,7 +8572,8 @@ func xTestMI32JE(c *CPU, o *op) *op {
 		}
 		m = uint32(x)
 	}
-	r := uint64(int32((m & uint32(o.imm))))
+	v := m & uint32(o.imm)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if r == 0 {
 		return c.taken(o)
@@ -9035,7 +8593,8 @@ func xTestMI64JE(c *CPU, o *op) *op {
 		}
 		m = uint64(x)
 	}
-	r := (m & uint64(o.imm))
+	v := m & uint64(o.imm)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if r == 0 {
 		return c.taken(o)
@@ -9055,7 +8614,8 @@ func xTestMI8JNE(c *CPU, o *op) *op {
 		}
 		m = uint8(x)
 	}
-	r := uint64(int8((m & uint8(o.imm))))
+	v := m & uint8(o.imm)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if r != 0 {
 		return c.taken(o)
@@ -9075,7 +8635,8 @@ func xTestMI32JNE(c *CPU, o *op) *op {
 		}
 		m = uint32(x)
 	}
-	r := uint64(int32((m & uint32(o.imm))))
+	v := m & uint32(o.imm)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if r != 0 {
 		return c.taken(o)
@@ -9095,7 +8656,8 @@ func xTestMI64JNE(c *CPU, o *op) *op {
 		}
 		m = uint64(x)
 	}
-	r := (m & uint64(o.imm))
+	v := m & uint64(o.imm)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if r != 0 {
 		return c.taken(o)
@@ -9115,7 +8677,8 @@ func xTestMI8JBE(c *CPU, o *op) *op {
 		}
 		m = uint8(x)
 	}
-	r := uint64(int8((m & uint8(o.imm))))
+	v := m & uint8(o.imm)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if r == 0 {
 		return c.taken(o)
@@ -9135,7 +8698,8 @@ func xTestMI32JBE(c *CPU, o *op) *op {
 		}
 		m = uint32(x)
 	}
-	r := uint64(int32((m & uint32(o.imm))))
+	v := m & uint32(o.imm)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if r == 0 {
 		return c.taken(o)
@@ -9155,7 +8719,8 @@ func xTestMI64JBE(c *CPU, o *op) *op {
 		}
 		m = uint64(x)
 	}
-	r := (m & uint64(o.imm))
+	v := m & uint64(o.imm)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if r == 0 {
 		return c.taken(o)
@@ -9175,7 +8740,8 @@ func xTestMI8JA(c *CPU, o *op) *op {
 		}
 		m = uint8(x)
 	}
-	r := uint64(int8((m & uint8(o.imm))))
+	v := m & uint8(o.imm)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if r != 0 {
 		return c.taken(o)
@@ -9195,7 +8761,8 @@ func xTestMI32JA(c *CPU, o *op) *op {
 		}
 		m = uint32(x)
 	}
-	r := uint64(int32((m & uint32(o.imm))))
+	v := m & uint32(o.imm)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if r != 0 {
 		return c.taken(o)
@@ -9215,7 +8782,8 @@ func xTestMI64JA(c *CPU, o *op) *op {
 		}
 		m = uint64(x)
 	}
-	r := (m & uint64(o.imm))
+	v := m & uint64(o.imm)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if r != 0 {
 		return c.taken(o)
@@ -9235,7 +8803,8 @@ func xTestMI8JS(c *CPU, o *op) *op {
 		}
 		m = uint8(x)
 	}
-	r := uint64(int8((m & uint8(o.imm))))
+	v := m & uint8(o.imm)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if int64(r) < 0 {
 		return c.taken(o)
@@ -9255,7 +8824,8 @@ func xTestMI32JS(c *CPU, o *op) *op {
 		}
 		m = uint32(x)
 	}
-	r := uint64(int32((m & uint32(o.imm))))
+	v := m & uint32(o.imm)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if int64(r) < 0 {
 		return c.taken(o)
@@ -9275,7 +8845,8 @@ func xTestMI64JS(c *CPU, o *op) *op {
 		}
 		m = uint64(x)
 	}
-	r := (m & uint64(o.imm))
+	v := m & uint64(o.imm)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if int64(r) < 0 {
 		return c.taken(o)
@@ -9295,7 +8866,8 @@ func xTestMI8JNS(c *CPU, o *op) *op {
 		}
 		m = uint8(x)
 	}
-	r := uint64(int8((m & uint8(o.imm))))
+	v := m & uint8(o.imm)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if int64(r) >= 0 {
 		return c.taken(o)
@@ -9315,7 +8887,8 @@ func xTestMI32JNS(c *CPU, o *op) *op {
 		}
 		m = uint32(x)
 	}
-	r := uint64(int32((m & uint32(o.imm))))
+	v := m & uint32(o.imm)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if int64(r) >= 0 {
 		return c.taken(o)
@@ -9335,7 +8908,8 @@ func xTestMI64JNS(c *CPU, o *op) *op {
 		}
 		m = uint64(x)
 	}
-	r := (m & uint64(o.imm))
+	v := m & uint64(o.imm)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if int64(r) >= 0 {
 		return c.taken(o)
@@ -9355,7 +8929,8 @@ func xTestMI8JL(c *CPU, o *op) *op {
 		}
 		m = uint8(x)
 	}
-	r := uint64(int8((m & uint8(o.imm))))
+	v := m & uint8(o.imm)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if int64(r) < 0 {
 		return c.taken(o)
@@ -9375,7 +8950,8 @@ func xTestMI32JL(c *CPU, o *op) *op {
 		}
 		m = uint32(x)
 	}
-	r := uint64(int32((m & uint32(o.imm))))
+	v := m & uint32(o.imm)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if int64(r) < 0 {
 		return c.taken(o)
@@ -9395,7 +8971,8 @@ func xTestMI64JL(c *CPU, o *op) *op {
 		}
 		m = uint64(x)
 	}
-	r := (m & uint64(o.imm))
+	v := m & uint64(o.imm)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if int64(r) < 0 {
 		return c.taken(o)
@@ -9415,7 +8992,8 @@ func xTestMI8JGE(c *CPU, o *op) *op {
 		}
 		m = uint8(x)
 	}
-	r := uint64(int8((m & uint8(o.imm))))
+	v := m & uint8(o.imm)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if int64(r) >= 0 {
 		return c.taken(o)
@@ -9435,7 +9013,8 @@ func xTestMI32JGE(c *CPU, o *op) *op {
 		}
 		m = uint32(x)
 	}
-	r := uint64(int32((m & uint32(o.imm))))
+	v := m & uint32(o.imm)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if int64(r) >= 0 {
 		return c.taken(o)
@@ -9455,7 +9034,8 @@ func xTestMI64JGE(c *CPU, o *op) *op {
 		}
 		m = uint64(x)
 	}
-	r := (m & uint64(o.imm))
+	v := m & uint64(o.imm)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if int64(r) >= 0 {
 		return c.taken(o)
@@ -9475,7 +9055,8 @@ func xTestMI8JLE(c *CPU, o *op) *op {
 		}
 		m = uint8(x)
 	}
-	r := uint64(int8((m & uint8(o.imm))))
+	v := m & uint8(o.imm)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if int64(r) <= 0 {
 		return c.taken(o)
@@ -9495,7 +9076,8 @@ func xTestMI32JLE(c *CPU, o *op) *op {
 		}
 		m = uint32(x)
 	}
-	r := uint64(int32((m & uint32(o.imm))))
+	v := m & uint32(o.imm)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if int64(r) <= 0 {
 		return c.taken(o)
@@ -9515,7 +9097,8 @@ func xTestMI64JLE(c *CPU, o *op) *op {
 		}
 		m = uint64(x)
 	}
-	r := (m & uint64(o.imm))
+	v := m & uint64(o.imm)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if int64(r) <= 0 {
 		return c.taken(o)
@@ -9535,7 +9118,8 @@ func xTestMI8JG(c *CPU, o *op) *op {
 		}
 		m = uint8(x)
 	}
-	r := uint64(int8((m & uint8(o.imm))))
+	v := m & uint8(o.imm)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if int64(r) > 0 {
 		return c.taken(o)
@@ -9555,7 +9139,8 @@ func xTestMI32JG(c *CPU, o *op) *op {
 		}
 		m = uint32(x)
 	}
-	r := uint64(int32((m & uint32(o.imm))))
+	v := m & uint32(o.imm)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if int64(r) > 0 {
 		return c.taken(o)
@@ -9575,7 +9160,8 @@ func xTestMI64JG(c *CPU, o *op) *op {
 		}
 		m = uint64(x)
 	}
-	r := (m & uint64(o.imm))
+	v := m & uint64(o.imm)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if int64(r) > 0 {
 		return c.taken(o)
@@ -9614,7 +9200,8 @@ func xTestMR8JE(c *CPU, o *op) *op {
 		}
 		m = uint8(x)
 	}
-	r := uint64(int8((m & *c.r8(o.b))))
+	v := m & *c.r8(o.b)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if r == 0 {
 		return c.taken(o)
@@ -9634,7 +9221,8 @@ func xTestMR32JE(c *CPU, o *op) *op {
 		}
 		m = uint32(x)
 	}
-	r := uint64(int32((m & *c.r32(o.b))))
+	v := m & *c.r32(o.b)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if r == 0 {
 		return c.taken(o)
@@ -9654,7 +9242,8 @@ func xTestMR64JE(c *CPU, o *op) *op {
 		}
 		m = uint64(x)
 	}
-	r := (m & *c.r64(o.b))
+	v := m & *c.r64(o.b)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if r == 0 {
 		return c.taken(o)
@@ -9674,7 +9263,8 @@ func xTestMR8JNE(c *CPU, o *op) *op {
 		}
 		m = uint8(x)
 	}
-	r := uint64(int8((m & *c.r8(o.b))))
+	v := m & *c.r8(o.b)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if r != 0 {
 		return c.taken(o)
@@ -9694,7 +9284,8 @@ func xTestMR32JNE(c *CPU, o *op) *op {
 		}
 		m = uint32(x)
 	}
-	r := uint64(int32((m & *c.r32(o.b))))
+	v := m & *c.r32(o.b)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if r != 0 {
 		return c.taken(o)
@@ -9714,7 +9305,8 @@ func xTestMR64JNE(c *CPU, o *op) *op {
 		}
 		m = uint64(x)
 	}
-	r := (m & *c.r64(o.b))
+	v := m & *c.r64(o.b)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if r != 0 {
 		return c.taken(o)
@@ -9734,7 +9326,8 @@ func xTestMR8JBE(c *CPU, o *op) *op {
 		}
 		m = uint8(x)
 	}
-	r := uint64(int8((m & *c.r8(o.b))))
+	v := m & *c.r8(o.b)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if r == 0 {
 		return c.taken(o)
@@ -9754,7 +9347,8 @@ func xTestMR32JBE(c *CPU, o *op) *op {
 		}
 		m = uint32(x)
 	}
-	r := uint64(int32((m & *c.r32(o.b))))
+	v := m & *c.r32(o.b)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if r == 0 {
 		return c.taken(o)
@@ -9774,7 +9368,8 @@ func xTestMR64JBE(c *CPU, o *op) *op {
 		}
 		m = uint64(x)
 	}
-	r := (m & *c.r64(o.b))
+	v := m & *c.r64(o.b)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if r == 0 {
 		return c.taken(o)
@@ -9794,7 +9389,8 @@ func xTestMR8JA(c *CPU, o *op) *op {
 		}
 		m = uint8(x)
 	}
-	r := uint64(int8((m & *c.r8(o.b))))
+	v := m & *c.r8(o.b)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if r != 0 {
 		return c.taken(o)
@@ -9814,7 +9410,8 @@ func xTestMR32JA(c *CPU, o *op) *op {
 		}
 		m = uint32(x)
 	}
-	r := uint64(int32((m & *c.r32(o.b))))
+	v := m & *c.r32(o.b)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if r != 0 {
 		return c.taken(o)
@@ -9834,7 +9431,8 @@ func xTestMR64JA(c *CPU, o *op) *op {
 		}
 		m = uint64(x)
 	}
-	r := (m & *c.r64(o.b))
+	v := m & *c.r64(o.b)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if r != 0 {
 		return c.taken(o)
@@ -9854,7 +9452,8 @@ func xTestMR8JS(c *CPU, o *op) *op {
 		}
 		m = uint8(x)
 	}
-	r := uint64(int8((m & *c.r8(o.b))))
+	v := m & *c.r8(o.b)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if int64(r) < 0 {
 		return c.taken(o)
@@ -9874,7 +9473,8 @@ func xTestMR32JS(c *CPU, o *op) *op {
 		}
 		m = uint32(x)
 	}
-	r := uint64(int32((m & *c.r32(o.b))))
+	v := m & *c.r32(o.b)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if int64(r) < 0 {
 		return c.taken(o)
@@ -9894,7 +9494,8 @@ func xTestMR64JS(c *CPU, o *op) *op {
 		}
 		m = uint64(x)
 	}
-	r := (m & *c.r64(o.b))
+	v := m & *c.r64(o.b)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if int64(r) < 0 {
 		return c.taken(o)
@@ -9914,7 +9515,8 @@ func xTestMR8JNS(c *CPU, o *op) *op {
 		}
 		m = uint8(x)
 	}
-	r := uint64(int8((m & *c.r8(o.b))))
+	v := m & *c.r8(o.b)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if int64(r) >= 0 {
 		return c.taken(o)
@@ -9934,7 +9536,8 @@ func xTestMR32JNS(c *CPU, o *op) *op {
 		}
 		m = uint32(x)
 	}
-	r := uint64(int32((m & *c.r32(o.b))))
+	v := m & *c.r32(o.b)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if int64(r) >= 0 {
 		return c.taken(o)
@@ -9954,7 +9557,8 @@ func xTestMR64JNS(c *CPU, o *op) *op {
 		}
 		m = uint64(x)
 	}
-	r := (m & *c.r64(o.b))
+	v := m & *c.r64(o.b)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if int64(r) >= 0 {
 		return c.taken(o)
@@ -9974,7 +9578,8 @@ func xTestMR8JL(c *CPU, o *op) *op {
 		}
 		m = uint8(x)
 	}
-	r := uint64(int8((m & *c.r8(o.b))))
+	v := m & *c.r8(o.b)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if int64(r) < 0 {
 		return c.taken(o)
@@ -9994,7 +9599,8 @@ func xTestMR32JL(c *CPU, o *op) *op {
 		}
 		m = uint32(x)
 	}
-	r := uint64(int32((m & *c.r32(o.b))))
+	v := m & *c.r32(o.b)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if int64(r) < 0 {
 		return c.taken(o)
@@ -10014,7 +9620,8 @@ func xTestMR64JL(c *CPU, o *op) *op {
 		}
 		m = uint64(x)
 	}
-	r := (m & *c.r64(o.b))
+	v := m & *c.r64(o.b)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if int64(r) < 0 {
 		return c.taken(o)
@@ -10034,7 +9641,8 @@ func xTestMR8JGE(c *CPU, o *op) *op {
 		}
 		m = uint8(x)
 	}
-	r := uint64(int8((m & *c.r8(o.b))))
+	v := m & *c.r8(o.b)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if int64(r) >= 0 {
 		return c.taken(o)
@@ -10054,7 +9662,8 @@ func xTestMR32JGE(c *CPU, o *op) *op {
 		}
 		m = uint32(x)
 	}
-	r := uint64(int32((m & *c.r32(o.b))))
+	v := m & *c.r32(o.b)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if int64(r) >= 0 {
 		return c.taken(o)
@@ -10074,7 +9683,8 @@ func xTestMR64JGE(c *CPU, o *op) *op {
 		}
 		m = uint64(x)
 	}
-	r := (m & *c.r64(o.b))
+	v := m & *c.r64(o.b)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if int64(r) >= 0 {
 		return c.taken(o)
@@ -10094,7 +9704,8 @@ func xTestMR8JLE(c *CPU, o *op) *op {
 		}
 		m = uint8(x)
 	}
-	r := uint64(int8((m & *c.r8(o.b))))
+	v := m & *c.r8(o.b)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if int64(r) <= 0 {
 		return c.taken(o)
@@ -10114,7 +9725,8 @@ func xTestMR32JLE(c *CPU, o *op) *op {
 		}
 		m = uint32(x)
 	}
-	r := uint64(int32((m & *c.r32(o.b))))
+	v := m & *c.r32(o.b)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if int64(r) <= 0 {
 		return c.taken(o)
@@ -10134,7 +9746,8 @@ func xTestMR64JLE(c *CPU, o *op) *op {
 		}
 		m = uint64(x)
 	}
-	r := (m & *c.r64(o.b))
+	v := m & *c.r64(o.b)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if int64(r) <= 0 {
 		return c.taken(o)
@@ -10154,7 +9767,8 @@ func xTestMR8JG(c *CPU, o *op) *op {
 		}
 		m = uint8(x)
 	}
-	r := uint64(int8((m & *c.r8(o.b))))
+	v := m & *c.r8(o.b)
+	r := uint64(int8(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|1
 	if int64(r) > 0 {
 		return c.taken(o)
@@ -10174,7 +9788,8 @@ func xTestMR32JG(c *CPU, o *op) *op {
 		}
 		m = uint32(x)
 	}
-	r := uint64(int32((m & *c.r32(o.b))))
+	v := m & *c.r32(o.b)
+	r := uint64(int32(v))
 	c.fa, c.fb, c.fk = r, 0, fRes|4
 	if int64(r) > 0 {
 		return c.taken(o)
@@ -10194,9 +9809,2094 @@ func xTestMR64JG(c *CPU, o *op) *op {
 		}
 		m = uint64(x)
 	}
-	r := (m & *c.r64(o.b))
+	v := m & *c.r64(o.b)
+	r := v
 	c.fa, c.fb, c.fk = r, 0, fRes|8
 	if int64(r) > 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+var fusedSubRR = [16][4]execFn{
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{xSubRR8JB, nil, xSubRR32JB, xSubRR64JB},
+	{xSubRR8JAE, nil, xSubRR32JAE, xSubRR64JAE},
+	{xSubRR8JE, nil, xSubRR32JE, xSubRR64JE},
+	{xSubRR8JNE, nil, xSubRR32JNE, xSubRR64JNE},
+	{xSubRR8JBE, nil, xSubRR32JBE, xSubRR64JBE},
+	{xSubRR8JA, nil, xSubRR32JA, xSubRR64JA},
+	{xSubRR8JS, nil, xSubRR32JS, xSubRR64JS},
+	{xSubRR8JNS, nil, xSubRR32JNS, xSubRR64JNS},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{xSubRR8JL, nil, xSubRR32JL, xSubRR64JL},
+	{xSubRR8JGE, nil, xSubRR32JGE, xSubRR64JGE},
+	{xSubRR8JLE, nil, xSubRR32JLE, xSubRR64JLE},
+	{xSubRR8JG, nil, xSubRR32JG, xSubRR64JG},
+}
+
+func xSubRR8JB(c *CPU, o *op) *op {
+	a, b := uint64(int8(*c.r8(o.a))), uint64(int8(*c.r8(o.b)))
+	c.fa, c.fb, c.fk = a, b, fSub|1
+	*c.r8(o.a) = uint8(a - b)
+	if a < b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR32JB(c *CPU, o *op) *op {
+	a, b := uint64(int32(*c.r32(o.a))), uint64(int32(*c.r32(o.b)))
+	c.fa, c.fb, c.fk = a, b, fSub|4
+	*c.r64(o.a) = uint64(uint32(a - b))
+	if a < b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR64JB(c *CPU, o *op) *op {
+	a, b := *c.r64(o.a), *c.r64(o.b)
+	c.fa, c.fb, c.fk = a, b, fSub|8
+	*c.r64(o.a) = uint64(a - b)
+	if a < b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR8JAE(c *CPU, o *op) *op {
+	a, b := uint64(int8(*c.r8(o.a))), uint64(int8(*c.r8(o.b)))
+	c.fa, c.fb, c.fk = a, b, fSub|1
+	*c.r8(o.a) = uint8(a - b)
+	if a >= b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR32JAE(c *CPU, o *op) *op {
+	a, b := uint64(int32(*c.r32(o.a))), uint64(int32(*c.r32(o.b)))
+	c.fa, c.fb, c.fk = a, b, fSub|4
+	*c.r64(o.a) = uint64(uint32(a - b))
+	if a >= b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR64JAE(c *CPU, o *op) *op {
+	a, b := *c.r64(o.a), *c.r64(o.b)
+	c.fa, c.fb, c.fk = a, b, fSub|8
+	*c.r64(o.a) = uint64(a - b)
+	if a >= b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR8JE(c *CPU, o *op) *op {
+	a, b := uint64(int8(*c.r8(o.a))), uint64(int8(*c.r8(o.b)))
+	c.fa, c.fb, c.fk = a, b, fSub|1
+	*c.r8(o.a) = uint8(a - b)
+	if a == b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR32JE(c *CPU, o *op) *op {
+	a, b := uint64(int32(*c.r32(o.a))), uint64(int32(*c.r32(o.b)))
+	c.fa, c.fb, c.fk = a, b, fSub|4
+	*c.r64(o.a) = uint64(uint32(a - b))
+	if a == b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR64JE(c *CPU, o *op) *op {
+	a, b := *c.r64(o.a), *c.r64(o.b)
+	c.fa, c.fb, c.fk = a, b, fSub|8
+	*c.r64(o.a) = uint64(a - b)
+	if a == b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR8JNE(c *CPU, o *op) *op {
+	a, b := uint64(int8(*c.r8(o.a))), uint64(int8(*c.r8(o.b)))
+	c.fa, c.fb, c.fk = a, b, fSub|1
+	*c.r8(o.a) = uint8(a - b)
+	if a != b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR32JNE(c *CPU, o *op) *op {
+	a, b := uint64(int32(*c.r32(o.a))), uint64(int32(*c.r32(o.b)))
+	c.fa, c.fb, c.fk = a, b, fSub|4
+	*c.r64(o.a) = uint64(uint32(a - b))
+	if a != b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR64JNE(c *CPU, o *op) *op {
+	a, b := *c.r64(o.a), *c.r64(o.b)
+	c.fa, c.fb, c.fk = a, b, fSub|8
+	*c.r64(o.a) = uint64(a - b)
+	if a != b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR8JBE(c *CPU, o *op) *op {
+	a, b := uint64(int8(*c.r8(o.a))), uint64(int8(*c.r8(o.b)))
+	c.fa, c.fb, c.fk = a, b, fSub|1
+	*c.r8(o.a) = uint8(a - b)
+	if a <= b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR32JBE(c *CPU, o *op) *op {
+	a, b := uint64(int32(*c.r32(o.a))), uint64(int32(*c.r32(o.b)))
+	c.fa, c.fb, c.fk = a, b, fSub|4
+	*c.r64(o.a) = uint64(uint32(a - b))
+	if a <= b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR64JBE(c *CPU, o *op) *op {
+	a, b := *c.r64(o.a), *c.r64(o.b)
+	c.fa, c.fb, c.fk = a, b, fSub|8
+	*c.r64(o.a) = uint64(a - b)
+	if a <= b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR8JA(c *CPU, o *op) *op {
+	a, b := uint64(int8(*c.r8(o.a))), uint64(int8(*c.r8(o.b)))
+	c.fa, c.fb, c.fk = a, b, fSub|1
+	*c.r8(o.a) = uint8(a - b)
+	if a > b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR32JA(c *CPU, o *op) *op {
+	a, b := uint64(int32(*c.r32(o.a))), uint64(int32(*c.r32(o.b)))
+	c.fa, c.fb, c.fk = a, b, fSub|4
+	*c.r64(o.a) = uint64(uint32(a - b))
+	if a > b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR64JA(c *CPU, o *op) *op {
+	a, b := *c.r64(o.a), *c.r64(o.b)
+	c.fa, c.fb, c.fk = a, b, fSub|8
+	*c.r64(o.a) = uint64(a - b)
+	if a > b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR8JS(c *CPU, o *op) *op {
+	a, b := uint64(int8(*c.r8(o.a))), uint64(int8(*c.r8(o.b)))
+	c.fa, c.fb, c.fk = a, b, fSub|1
+	*c.r8(o.a) = uint8(a - b)
+	if int64(uint64(int8(a-b))) < 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR32JS(c *CPU, o *op) *op {
+	a, b := uint64(int32(*c.r32(o.a))), uint64(int32(*c.r32(o.b)))
+	c.fa, c.fb, c.fk = a, b, fSub|4
+	*c.r64(o.a) = uint64(uint32(a - b))
+	if int64(uint64(int32(a-b))) < 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR64JS(c *CPU, o *op) *op {
+	a, b := *c.r64(o.a), *c.r64(o.b)
+	c.fa, c.fb, c.fk = a, b, fSub|8
+	*c.r64(o.a) = uint64(a - b)
+	if int64(a-b) < 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR8JNS(c *CPU, o *op) *op {
+	a, b := uint64(int8(*c.r8(o.a))), uint64(int8(*c.r8(o.b)))
+	c.fa, c.fb, c.fk = a, b, fSub|1
+	*c.r8(o.a) = uint8(a - b)
+	if int64(uint64(int8(a-b))) >= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR32JNS(c *CPU, o *op) *op {
+	a, b := uint64(int32(*c.r32(o.a))), uint64(int32(*c.r32(o.b)))
+	c.fa, c.fb, c.fk = a, b, fSub|4
+	*c.r64(o.a) = uint64(uint32(a - b))
+	if int64(uint64(int32(a-b))) >= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR64JNS(c *CPU, o *op) *op {
+	a, b := *c.r64(o.a), *c.r64(o.b)
+	c.fa, c.fb, c.fk = a, b, fSub|8
+	*c.r64(o.a) = uint64(a - b)
+	if int64(a-b) >= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR8JL(c *CPU, o *op) *op {
+	a, b := uint64(int8(*c.r8(o.a))), uint64(int8(*c.r8(o.b)))
+	c.fa, c.fb, c.fk = a, b, fSub|1
+	*c.r8(o.a) = uint8(a - b)
+	if int64(a) < int64(b) {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR32JL(c *CPU, o *op) *op {
+	a, b := uint64(int32(*c.r32(o.a))), uint64(int32(*c.r32(o.b)))
+	c.fa, c.fb, c.fk = a, b, fSub|4
+	*c.r64(o.a) = uint64(uint32(a - b))
+	if int64(a) < int64(b) {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR64JL(c *CPU, o *op) *op {
+	a, b := *c.r64(o.a), *c.r64(o.b)
+	c.fa, c.fb, c.fk = a, b, fSub|8
+	*c.r64(o.a) = uint64(a - b)
+	if int64(a) < int64(b) {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR8JGE(c *CPU, o *op) *op {
+	a, b := uint64(int8(*c.r8(o.a))), uint64(int8(*c.r8(o.b)))
+	c.fa, c.fb, c.fk = a, b, fSub|1
+	*c.r8(o.a) = uint8(a - b)
+	if int64(a) >= int64(b) {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR32JGE(c *CPU, o *op) *op {
+	a, b := uint64(int32(*c.r32(o.a))), uint64(int32(*c.r32(o.b)))
+	c.fa, c.fb, c.fk = a, b, fSub|4
+	*c.r64(o.a) = uint64(uint32(a - b))
+	if int64(a) >= int64(b) {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR64JGE(c *CPU, o *op) *op {
+	a, b := *c.r64(o.a), *c.r64(o.b)
+	c.fa, c.fb, c.fk = a, b, fSub|8
+	*c.r64(o.a) = uint64(a - b)
+	if int64(a) >= int64(b) {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR8JLE(c *CPU, o *op) *op {
+	a, b := uint64(int8(*c.r8(o.a))), uint64(int8(*c.r8(o.b)))
+	c.fa, c.fb, c.fk = a, b, fSub|1
+	*c.r8(o.a) = uint8(a - b)
+	if int64(a) <= int64(b) {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR32JLE(c *CPU, o *op) *op {
+	a, b := uint64(int32(*c.r32(o.a))), uint64(int32(*c.r32(o.b)))
+	c.fa, c.fb, c.fk = a, b, fSub|4
+	*c.r64(o.a) = uint64(uint32(a - b))
+	if int64(a) <= int64(b) {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR64JLE(c *CPU, o *op) *op {
+	a, b := *c.r64(o.a), *c.r64(o.b)
+	c.fa, c.fb, c.fk = a, b, fSub|8
+	*c.r64(o.a) = uint64(a - b)
+	if int64(a) <= int64(b) {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR8JG(c *CPU, o *op) *op {
+	a, b := uint64(int8(*c.r8(o.a))), uint64(int8(*c.r8(o.b)))
+	c.fa, c.fb, c.fk = a, b, fSub|1
+	*c.r8(o.a) = uint8(a - b)
+	if int64(a) > int64(b) {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR32JG(c *CPU, o *op) *op {
+	a, b := uint64(int32(*c.r32(o.a))), uint64(int32(*c.r32(o.b)))
+	c.fa, c.fb, c.fk = a, b, fSub|4
+	*c.r64(o.a) = uint64(uint32(a - b))
+	if int64(a) > int64(b) {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRR64JG(c *CPU, o *op) *op {
+	a, b := *c.r64(o.a), *c.r64(o.b)
+	c.fa, c.fb, c.fk = a, b, fSub|8
+	*c.r64(o.a) = uint64(a - b)
+	if int64(a) > int64(b) {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+var fusedSubRI = [16][4]execFn{
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{xSubRI8JB, nil, xSubRI32JB, xSubRI64JB},
+	{xSubRI8JAE, nil, xSubRI32JAE, xSubRI64JAE},
+	{xSubRI8JE, nil, xSubRI32JE, xSubRI64JE},
+	{xSubRI8JNE, nil, xSubRI32JNE, xSubRI64JNE},
+	{xSubRI8JBE, nil, xSubRI32JBE, xSubRI64JBE},
+	{xSubRI8JA, nil, xSubRI32JA, xSubRI64JA},
+	{xSubRI8JS, nil, xSubRI32JS, xSubRI64JS},
+	{xSubRI8JNS, nil, xSubRI32JNS, xSubRI64JNS},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{xSubRI8JL, nil, xSubRI32JL, xSubRI64JL},
+	{xSubRI8JGE, nil, xSubRI32JGE, xSubRI64JGE},
+	{xSubRI8JLE, nil, xSubRI32JLE, xSubRI64JLE},
+	{xSubRI8JG, nil, xSubRI32JG, xSubRI64JG},
+}
+
+func xSubRI8JB(c *CPU, o *op) *op {
+	a, b := uint64(int8(*c.r8(o.a))), uint64(int8(uint8(o.imm)))
+	c.fa, c.fb, c.fk = a, b, fSub|1
+	*c.r8(o.a) = uint8(a - b)
+	if a < b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI32JB(c *CPU, o *op) *op {
+	a, b := uint64(int32(*c.r32(o.a))), uint64(int32(uint32(o.imm)))
+	c.fa, c.fb, c.fk = a, b, fSub|4
+	*c.r64(o.a) = uint64(uint32(a - b))
+	if a < b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI64JB(c *CPU, o *op) *op {
+	a, b := *c.r64(o.a), uint64(o.imm)
+	c.fa, c.fb, c.fk = a, b, fSub|8
+	*c.r64(o.a) = uint64(a - b)
+	if a < b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI8JAE(c *CPU, o *op) *op {
+	a, b := uint64(int8(*c.r8(o.a))), uint64(int8(uint8(o.imm)))
+	c.fa, c.fb, c.fk = a, b, fSub|1
+	*c.r8(o.a) = uint8(a - b)
+	if a >= b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI32JAE(c *CPU, o *op) *op {
+	a, b := uint64(int32(*c.r32(o.a))), uint64(int32(uint32(o.imm)))
+	c.fa, c.fb, c.fk = a, b, fSub|4
+	*c.r64(o.a) = uint64(uint32(a - b))
+	if a >= b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI64JAE(c *CPU, o *op) *op {
+	a, b := *c.r64(o.a), uint64(o.imm)
+	c.fa, c.fb, c.fk = a, b, fSub|8
+	*c.r64(o.a) = uint64(a - b)
+	if a >= b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI8JE(c *CPU, o *op) *op {
+	a, b := uint64(int8(*c.r8(o.a))), uint64(int8(uint8(o.imm)))
+	c.fa, c.fb, c.fk = a, b, fSub|1
+	*c.r8(o.a) = uint8(a - b)
+	if a == b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI32JE(c *CPU, o *op) *op {
+	a, b := uint64(int32(*c.r32(o.a))), uint64(int32(uint32(o.imm)))
+	c.fa, c.fb, c.fk = a, b, fSub|4
+	*c.r64(o.a) = uint64(uint32(a - b))
+	if a == b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI64JE(c *CPU, o *op) *op {
+	a, b := *c.r64(o.a), uint64(o.imm)
+	c.fa, c.fb, c.fk = a, b, fSub|8
+	*c.r64(o.a) = uint64(a - b)
+	if a == b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI8JNE(c *CPU, o *op) *op {
+	a, b := uint64(int8(*c.r8(o.a))), uint64(int8(uint8(o.imm)))
+	c.fa, c.fb, c.fk = a, b, fSub|1
+	*c.r8(o.a) = uint8(a - b)
+	if a != b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI32JNE(c *CPU, o *op) *op {
+	a, b := uint64(int32(*c.r32(o.a))), uint64(int32(uint32(o.imm)))
+	c.fa, c.fb, c.fk = a, b, fSub|4
+	*c.r64(o.a) = uint64(uint32(a - b))
+	if a != b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI64JNE(c *CPU, o *op) *op {
+	a, b := *c.r64(o.a), uint64(o.imm)
+	c.fa, c.fb, c.fk = a, b, fSub|8
+	*c.r64(o.a) = uint64(a - b)
+	if a != b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI8JBE(c *CPU, o *op) *op {
+	a, b := uint64(int8(*c.r8(o.a))), uint64(int8(uint8(o.imm)))
+	c.fa, c.fb, c.fk = a, b, fSub|1
+	*c.r8(o.a) = uint8(a - b)
+	if a <= b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI32JBE(c *CPU, o *op) *op {
+	a, b := uint64(int32(*c.r32(o.a))), uint64(int32(uint32(o.imm)))
+	c.fa, c.fb, c.fk = a, b, fSub|4
+	*c.r64(o.a) = uint64(uint32(a - b))
+	if a <= b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI64JBE(c *CPU, o *op) *op {
+	a, b := *c.r64(o.a), uint64(o.imm)
+	c.fa, c.fb, c.fk = a, b, fSub|8
+	*c.r64(o.a) = uint64(a - b)
+	if a <= b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI8JA(c *CPU, o *op) *op {
+	a, b := uint64(int8(*c.r8(o.a))), uint64(int8(uint8(o.imm)))
+	c.fa, c.fb, c.fk = a, b, fSub|1
+	*c.r8(o.a) = uint8(a - b)
+	if a > b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI32JA(c *CPU, o *op) *op {
+	a, b := uint64(int32(*c.r32(o.a))), uint64(int32(uint32(o.imm)))
+	c.fa, c.fb, c.fk = a, b, fSub|4
+	*c.r64(o.a) = uint64(uint32(a - b))
+	if a > b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI64JA(c *CPU, o *op) *op {
+	a, b := *c.r64(o.a), uint64(o.imm)
+	c.fa, c.fb, c.fk = a, b, fSub|8
+	*c.r64(o.a) = uint64(a - b)
+	if a > b {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI8JS(c *CPU, o *op) *op {
+	a, b := uint64(int8(*c.r8(o.a))), uint64(int8(uint8(o.imm)))
+	c.fa, c.fb, c.fk = a, b, fSub|1
+	*c.r8(o.a) = uint8(a - b)
+	if int64(uint64(int8(a-b))) < 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI32JS(c *CPU, o *op) *op {
+	a, b := uint64(int32(*c.r32(o.a))), uint64(int32(uint32(o.imm)))
+	c.fa, c.fb, c.fk = a, b, fSub|4
+	*c.r64(o.a) = uint64(uint32(a - b))
+	if int64(uint64(int32(a-b))) < 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI64JS(c *CPU, o *op) *op {
+	a, b := *c.r64(o.a), uint64(o.imm)
+	c.fa, c.fb, c.fk = a, b, fSub|8
+	*c.r64(o.a) = uint64(a - b)
+	if int64(a-b) < 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI8JNS(c *CPU, o *op) *op {
+	a, b := uint64(int8(*c.r8(o.a))), uint64(int8(uint8(o.imm)))
+	c.fa, c.fb, c.fk = a, b, fSub|1
+	*c.r8(o.a) = uint8(a - b)
+	if int64(uint64(int8(a-b))) >= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI32JNS(c *CPU, o *op) *op {
+	a, b := uint64(int32(*c.r32(o.a))), uint64(int32(uint32(o.imm)))
+	c.fa, c.fb, c.fk = a, b, fSub|4
+	*c.r64(o.a) = uint64(uint32(a - b))
+	if int64(uint64(int32(a-b))) >= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI64JNS(c *CPU, o *op) *op {
+	a, b := *c.r64(o.a), uint64(o.imm)
+	c.fa, c.fb, c.fk = a, b, fSub|8
+	*c.r64(o.a) = uint64(a - b)
+	if int64(a-b) >= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI8JL(c *CPU, o *op) *op {
+	a, b := uint64(int8(*c.r8(o.a))), uint64(int8(uint8(o.imm)))
+	c.fa, c.fb, c.fk = a, b, fSub|1
+	*c.r8(o.a) = uint8(a - b)
+	if int64(a) < int64(b) {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI32JL(c *CPU, o *op) *op {
+	a, b := uint64(int32(*c.r32(o.a))), uint64(int32(uint32(o.imm)))
+	c.fa, c.fb, c.fk = a, b, fSub|4
+	*c.r64(o.a) = uint64(uint32(a - b))
+	if int64(a) < int64(b) {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI64JL(c *CPU, o *op) *op {
+	a, b := *c.r64(o.a), uint64(o.imm)
+	c.fa, c.fb, c.fk = a, b, fSub|8
+	*c.r64(o.a) = uint64(a - b)
+	if int64(a) < int64(b) {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI8JGE(c *CPU, o *op) *op {
+	a, b := uint64(int8(*c.r8(o.a))), uint64(int8(uint8(o.imm)))
+	c.fa, c.fb, c.fk = a, b, fSub|1
+	*c.r8(o.a) = uint8(a - b)
+	if int64(a) >= int64(b) {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI32JGE(c *CPU, o *op) *op {
+	a, b := uint64(int32(*c.r32(o.a))), uint64(int32(uint32(o.imm)))
+	c.fa, c.fb, c.fk = a, b, fSub|4
+	*c.r64(o.a) = uint64(uint32(a - b))
+	if int64(a) >= int64(b) {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI64JGE(c *CPU, o *op) *op {
+	a, b := *c.r64(o.a), uint64(o.imm)
+	c.fa, c.fb, c.fk = a, b, fSub|8
+	*c.r64(o.a) = uint64(a - b)
+	if int64(a) >= int64(b) {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI8JLE(c *CPU, o *op) *op {
+	a, b := uint64(int8(*c.r8(o.a))), uint64(int8(uint8(o.imm)))
+	c.fa, c.fb, c.fk = a, b, fSub|1
+	*c.r8(o.a) = uint8(a - b)
+	if int64(a) <= int64(b) {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI32JLE(c *CPU, o *op) *op {
+	a, b := uint64(int32(*c.r32(o.a))), uint64(int32(uint32(o.imm)))
+	c.fa, c.fb, c.fk = a, b, fSub|4
+	*c.r64(o.a) = uint64(uint32(a - b))
+	if int64(a) <= int64(b) {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI64JLE(c *CPU, o *op) *op {
+	a, b := *c.r64(o.a), uint64(o.imm)
+	c.fa, c.fb, c.fk = a, b, fSub|8
+	*c.r64(o.a) = uint64(a - b)
+	if int64(a) <= int64(b) {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI8JG(c *CPU, o *op) *op {
+	a, b := uint64(int8(*c.r8(o.a))), uint64(int8(uint8(o.imm)))
+	c.fa, c.fb, c.fk = a, b, fSub|1
+	*c.r8(o.a) = uint8(a - b)
+	if int64(a) > int64(b) {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI32JG(c *CPU, o *op) *op {
+	a, b := uint64(int32(*c.r32(o.a))), uint64(int32(uint32(o.imm)))
+	c.fa, c.fb, c.fk = a, b, fSub|4
+	*c.r64(o.a) = uint64(uint32(a - b))
+	if int64(a) > int64(b) {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xSubRI64JG(c *CPU, o *op) *op {
+	a, b := *c.r64(o.a), uint64(o.imm)
+	c.fa, c.fb, c.fk = a, b, fSub|8
+	*c.r64(o.a) = uint64(a - b)
+	if int64(a) > int64(b) {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+var fusedAndRR = [16][4]execFn{
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{xAndRR8JE, nil, xAndRR32JE, xAndRR64JE},
+	{xAndRR8JNE, nil, xAndRR32JNE, xAndRR64JNE},
+	{xAndRR8JBE, nil, xAndRR32JBE, xAndRR64JBE},
+	{xAndRR8JA, nil, xAndRR32JA, xAndRR64JA},
+	{xAndRR8JS, nil, xAndRR32JS, xAndRR64JS},
+	{xAndRR8JNS, nil, xAndRR32JNS, xAndRR64JNS},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{xAndRR8JL, nil, xAndRR32JL, xAndRR64JL},
+	{xAndRR8JGE, nil, xAndRR32JGE, xAndRR64JGE},
+	{xAndRR8JLE, nil, xAndRR32JLE, xAndRR64JLE},
+	{xAndRR8JG, nil, xAndRR32JG, xAndRR64JG},
+}
+
+func xAndRR8JE(c *CPU, o *op) *op {
+	v := *c.r8(o.a) & *c.r8(o.b)
+	r := uint64(int8(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|1
+	*c.r8(o.a) = v
+	if r == 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRR32JE(c *CPU, o *op) *op {
+	v := *c.r32(o.a) & *c.r32(o.b)
+	r := uint64(int32(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|4
+	*c.r64(o.a) = uint64(v)
+	if r == 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRR64JE(c *CPU, o *op) *op {
+	v := *c.r64(o.a) & *c.r64(o.b)
+	r := v
+	c.fa, c.fb, c.fk = r, 0, fRes|8
+	*c.r64(o.a) = v
+	if r == 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRR8JNE(c *CPU, o *op) *op {
+	v := *c.r8(o.a) & *c.r8(o.b)
+	r := uint64(int8(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|1
+	*c.r8(o.a) = v
+	if r != 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRR32JNE(c *CPU, o *op) *op {
+	v := *c.r32(o.a) & *c.r32(o.b)
+	r := uint64(int32(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|4
+	*c.r64(o.a) = uint64(v)
+	if r != 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRR64JNE(c *CPU, o *op) *op {
+	v := *c.r64(o.a) & *c.r64(o.b)
+	r := v
+	c.fa, c.fb, c.fk = r, 0, fRes|8
+	*c.r64(o.a) = v
+	if r != 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRR8JBE(c *CPU, o *op) *op {
+	v := *c.r8(o.a) & *c.r8(o.b)
+	r := uint64(int8(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|1
+	*c.r8(o.a) = v
+	if r == 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRR32JBE(c *CPU, o *op) *op {
+	v := *c.r32(o.a) & *c.r32(o.b)
+	r := uint64(int32(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|4
+	*c.r64(o.a) = uint64(v)
+	if r == 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRR64JBE(c *CPU, o *op) *op {
+	v := *c.r64(o.a) & *c.r64(o.b)
+	r := v
+	c.fa, c.fb, c.fk = r, 0, fRes|8
+	*c.r64(o.a) = v
+	if r == 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRR8JA(c *CPU, o *op) *op {
+	v := *c.r8(o.a) & *c.r8(o.b)
+	r := uint64(int8(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|1
+	*c.r8(o.a) = v
+	if r != 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRR32JA(c *CPU, o *op) *op {
+	v := *c.r32(o.a) & *c.r32(o.b)
+	r := uint64(int32(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|4
+	*c.r64(o.a) = uint64(v)
+	if r != 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRR64JA(c *CPU, o *op) *op {
+	v := *c.r64(o.a) & *c.r64(o.b)
+	r := v
+	c.fa, c.fb, c.fk = r, 0, fRes|8
+	*c.r64(o.a) = v
+	if r != 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRR8JS(c *CPU, o *op) *op {
+	v := *c.r8(o.a) & *c.r8(o.b)
+	r := uint64(int8(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|1
+	*c.r8(o.a) = v
+	if int64(r) < 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRR32JS(c *CPU, o *op) *op {
+	v := *c.r32(o.a) & *c.r32(o.b)
+	r := uint64(int32(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|4
+	*c.r64(o.a) = uint64(v)
+	if int64(r) < 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRR64JS(c *CPU, o *op) *op {
+	v := *c.r64(o.a) & *c.r64(o.b)
+	r := v
+	c.fa, c.fb, c.fk = r, 0, fRes|8
+	*c.r64(o.a) = v
+	if int64(r) < 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRR8JNS(c *CPU, o *op) *op {
+	v := *c.r8(o.a) & *c.r8(o.b)
+	r := uint64(int8(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|1
+	*c.r8(o.a) = v
+	if int64(r) >= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRR32JNS(c *CPU, o *op) *op {
+	v := *c.r32(o.a) & *c.r32(o.b)
+	r := uint64(int32(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|4
+	*c.r64(o.a) = uint64(v)
+	if int64(r) >= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRR64JNS(c *CPU, o *op) *op {
+	v := *c.r64(o.a) & *c.r64(o.b)
+	r := v
+	c.fa, c.fb, c.fk = r, 0, fRes|8
+	*c.r64(o.a) = v
+	if int64(r) >= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRR8JL(c *CPU, o *op) *op {
+	v := *c.r8(o.a) & *c.r8(o.b)
+	r := uint64(int8(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|1
+	*c.r8(o.a) = v
+	if int64(r) < 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRR32JL(c *CPU, o *op) *op {
+	v := *c.r32(o.a) & *c.r32(o.b)
+	r := uint64(int32(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|4
+	*c.r64(o.a) = uint64(v)
+	if int64(r) < 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRR64JL(c *CPU, o *op) *op {
+	v := *c.r64(o.a) & *c.r64(o.b)
+	r := v
+	c.fa, c.fb, c.fk = r, 0, fRes|8
+	*c.r64(o.a) = v
+	if int64(r) < 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRR8JGE(c *CPU, o *op) *op {
+	v := *c.r8(o.a) & *c.r8(o.b)
+	r := uint64(int8(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|1
+	*c.r8(o.a) = v
+	if int64(r) >= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRR32JGE(c *CPU, o *op) *op {
+	v := *c.r32(o.a) & *c.r32(o.b)
+	r := uint64(int32(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|4
+	*c.r64(o.a) = uint64(v)
+	if int64(r) >= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRR64JGE(c *CPU, o *op) *op {
+	v := *c.r64(o.a) & *c.r64(o.b)
+	r := v
+	c.fa, c.fb, c.fk = r, 0, fRes|8
+	*c.r64(o.a) = v
+	if int64(r) >= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRR8JLE(c *CPU, o *op) *op {
+	v := *c.r8(o.a) & *c.r8(o.b)
+	r := uint64(int8(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|1
+	*c.r8(o.a) = v
+	if int64(r) <= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRR32JLE(c *CPU, o *op) *op {
+	v := *c.r32(o.a) & *c.r32(o.b)
+	r := uint64(int32(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|4
+	*c.r64(o.a) = uint64(v)
+	if int64(r) <= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRR64JLE(c *CPU, o *op) *op {
+	v := *c.r64(o.a) & *c.r64(o.b)
+	r := v
+	c.fa, c.fb, c.fk = r, 0, fRes|8
+	*c.r64(o.a) = v
+	if int64(r) <= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRR8JG(c *CPU, o *op) *op {
+	v := *c.r8(o.a) & *c.r8(o.b)
+	r := uint64(int8(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|1
+	*c.r8(o.a) = v
+	if int64(r) > 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRR32JG(c *CPU, o *op) *op {
+	v := *c.r32(o.a) & *c.r32(o.b)
+	r := uint64(int32(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|4
+	*c.r64(o.a) = uint64(v)
+	if int64(r) > 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRR64JG(c *CPU, o *op) *op {
+	v := *c.r64(o.a) & *c.r64(o.b)
+	r := v
+	c.fa, c.fb, c.fk = r, 0, fRes|8
+	*c.r64(o.a) = v
+	if int64(r) > 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+var fusedAndRI = [16][4]execFn{
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{xAndRI8JE, nil, xAndRI32JE, xAndRI64JE},
+	{xAndRI8JNE, nil, xAndRI32JNE, xAndRI64JNE},
+	{xAndRI8JBE, nil, xAndRI32JBE, xAndRI64JBE},
+	{xAndRI8JA, nil, xAndRI32JA, xAndRI64JA},
+	{xAndRI8JS, nil, xAndRI32JS, xAndRI64JS},
+	{xAndRI8JNS, nil, xAndRI32JNS, xAndRI64JNS},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{xAndRI8JL, nil, xAndRI32JL, xAndRI64JL},
+	{xAndRI8JGE, nil, xAndRI32JGE, xAndRI64JGE},
+	{xAndRI8JLE, nil, xAndRI32JLE, xAndRI64JLE},
+	{xAndRI8JG, nil, xAndRI32JG, xAndRI64JG},
+}
+
+func xAndRI8JE(c *CPU, o *op) *op {
+	v := *c.r8(o.a) & uint8(o.imm)
+	r := uint64(int8(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|1
+	*c.r8(o.a) = v
+	if r == 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRI32JE(c *CPU, o *op) *op {
+	v := *c.r32(o.a) & uint32(o.imm)
+	r := uint64(int32(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|4
+	*c.r64(o.a) = uint64(v)
+	if r == 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRI64JE(c *CPU, o *op) *op {
+	v := *c.r64(o.a) & uint64(o.imm)
+	r := v
+	c.fa, c.fb, c.fk = r, 0, fRes|8
+	*c.r64(o.a) = v
+	if r == 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRI8JNE(c *CPU, o *op) *op {
+	v := *c.r8(o.a) & uint8(o.imm)
+	r := uint64(int8(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|1
+	*c.r8(o.a) = v
+	if r != 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRI32JNE(c *CPU, o *op) *op {
+	v := *c.r32(o.a) & uint32(o.imm)
+	r := uint64(int32(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|4
+	*c.r64(o.a) = uint64(v)
+	if r != 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRI64JNE(c *CPU, o *op) *op {
+	v := *c.r64(o.a) & uint64(o.imm)
+	r := v
+	c.fa, c.fb, c.fk = r, 0, fRes|8
+	*c.r64(o.a) = v
+	if r != 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRI8JBE(c *CPU, o *op) *op {
+	v := *c.r8(o.a) & uint8(o.imm)
+	r := uint64(int8(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|1
+	*c.r8(o.a) = v
+	if r == 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRI32JBE(c *CPU, o *op) *op {
+	v := *c.r32(o.a) & uint32(o.imm)
+	r := uint64(int32(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|4
+	*c.r64(o.a) = uint64(v)
+	if r == 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRI64JBE(c *CPU, o *op) *op {
+	v := *c.r64(o.a) & uint64(o.imm)
+	r := v
+	c.fa, c.fb, c.fk = r, 0, fRes|8
+	*c.r64(o.a) = v
+	if r == 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRI8JA(c *CPU, o *op) *op {
+	v := *c.r8(o.a) & uint8(o.imm)
+	r := uint64(int8(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|1
+	*c.r8(o.a) = v
+	if r != 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRI32JA(c *CPU, o *op) *op {
+	v := *c.r32(o.a) & uint32(o.imm)
+	r := uint64(int32(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|4
+	*c.r64(o.a) = uint64(v)
+	if r != 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRI64JA(c *CPU, o *op) *op {
+	v := *c.r64(o.a) & uint64(o.imm)
+	r := v
+	c.fa, c.fb, c.fk = r, 0, fRes|8
+	*c.r64(o.a) = v
+	if r != 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRI8JS(c *CPU, o *op) *op {
+	v := *c.r8(o.a) & uint8(o.imm)
+	r := uint64(int8(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|1
+	*c.r8(o.a) = v
+	if int64(r) < 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRI32JS(c *CPU, o *op) *op {
+	v := *c.r32(o.a) & uint32(o.imm)
+	r := uint64(int32(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|4
+	*c.r64(o.a) = uint64(v)
+	if int64(r) < 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRI64JS(c *CPU, o *op) *op {
+	v := *c.r64(o.a) & uint64(o.imm)
+	r := v
+	c.fa, c.fb, c.fk = r, 0, fRes|8
+	*c.r64(o.a) = v
+	if int64(r) < 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRI8JNS(c *CPU, o *op) *op {
+	v := *c.r8(o.a) & uint8(o.imm)
+	r := uint64(int8(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|1
+	*c.r8(o.a) = v
+	if int64(r) >= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRI32JNS(c *CPU, o *op) *op {
+	v := *c.r32(o.a) & uint32(o.imm)
+	r := uint64(int32(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|4
+	*c.r64(o.a) = uint64(v)
+	if int64(r) >= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRI64JNS(c *CPU, o *op) *op {
+	v := *c.r64(o.a) & uint64(o.imm)
+	r := v
+	c.fa, c.fb, c.fk = r, 0, fRes|8
+	*c.r64(o.a) = v
+	if int64(r) >= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRI8JL(c *CPU, o *op) *op {
+	v := *c.r8(o.a) & uint8(o.imm)
+	r := uint64(int8(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|1
+	*c.r8(o.a) = v
+	if int64(r) < 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRI32JL(c *CPU, o *op) *op {
+	v := *c.r32(o.a) & uint32(o.imm)
+	r := uint64(int32(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|4
+	*c.r64(o.a) = uint64(v)
+	if int64(r) < 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRI64JL(c *CPU, o *op) *op {
+	v := *c.r64(o.a) & uint64(o.imm)
+	r := v
+	c.fa, c.fb, c.fk = r, 0, fRes|8
+	*c.r64(o.a) = v
+	if int64(r) < 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRI8JGE(c *CPU, o *op) *op {
+	v := *c.r8(o.a) & uint8(o.imm)
+	r := uint64(int8(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|1
+	*c.r8(o.a) = v
+	if int64(r) >= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRI32JGE(c *CPU, o *op) *op {
+	v := *c.r32(o.a) & uint32(o.imm)
+	r := uint64(int32(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|4
+	*c.r64(o.a) = uint64(v)
+	if int64(r) >= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRI64JGE(c *CPU, o *op) *op {
+	v := *c.r64(o.a) & uint64(o.imm)
+	r := v
+	c.fa, c.fb, c.fk = r, 0, fRes|8
+	*c.r64(o.a) = v
+	if int64(r) >= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRI8JLE(c *CPU, o *op) *op {
+	v := *c.r8(o.a) & uint8(o.imm)
+	r := uint64(int8(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|1
+	*c.r8(o.a) = v
+	if int64(r) <= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRI32JLE(c *CPU, o *op) *op {
+	v := *c.r32(o.a) & uint32(o.imm)
+	r := uint64(int32(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|4
+	*c.r64(o.a) = uint64(v)
+	if int64(r) <= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRI64JLE(c *CPU, o *op) *op {
+	v := *c.r64(o.a) & uint64(o.imm)
+	r := v
+	c.fa, c.fb, c.fk = r, 0, fRes|8
+	*c.r64(o.a) = v
+	if int64(r) <= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRI8JG(c *CPU, o *op) *op {
+	v := *c.r8(o.a) & uint8(o.imm)
+	r := uint64(int8(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|1
+	*c.r8(o.a) = v
+	if int64(r) > 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRI32JG(c *CPU, o *op) *op {
+	v := *c.r32(o.a) & uint32(o.imm)
+	r := uint64(int32(v))
+	c.fa, c.fb, c.fk = r, 0, fRes|4
+	*c.r64(o.a) = uint64(v)
+	if int64(r) > 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAndRI64JG(c *CPU, o *op) *op {
+	v := *c.r64(o.a) & uint64(o.imm)
+	r := v
+	c.fa, c.fb, c.fk = r, 0, fRes|8
+	*c.r64(o.a) = v
+	if int64(r) > 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+var fusedAddRR = [16][4]execFn{
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{xAddRR8JE, nil, xAddRR32JE, xAddRR64JE},
+	{xAddRR8JNE, nil, xAddRR32JNE, xAddRR64JNE},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{xAddRR8JS, nil, xAddRR32JS, xAddRR64JS},
+	{xAddRR8JNS, nil, xAddRR32JNS, xAddRR64JNS},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+}
+
+func xAddRR8JE(c *CPU, o *op) *op {
+	a := *c.r8(o.a)
+	res := a + *c.r8(o.b)
+	c.fa, c.fb, c.fk = uint64(int8(res)), uint64(int8(a)), fAdd|1
+	*c.r8(o.a) = res
+	if res == 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAddRR32JE(c *CPU, o *op) *op {
+	a := *c.r32(o.a)
+	res := a + *c.r32(o.b)
+	c.fa, c.fb, c.fk = uint64(int32(res)), uint64(int32(a)), fAdd|4
+	*c.r64(o.a) = uint64(res)
+	if res == 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAddRR64JE(c *CPU, o *op) *op {
+	a := *c.r64(o.a)
+	res := a + *c.r64(o.b)
+	c.fa, c.fb, c.fk = res, a, fAdd|8
+	*c.r64(o.a) = res
+	if res == 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAddRR8JNE(c *CPU, o *op) *op {
+	a := *c.r8(o.a)
+	res := a + *c.r8(o.b)
+	c.fa, c.fb, c.fk = uint64(int8(res)), uint64(int8(a)), fAdd|1
+	*c.r8(o.a) = res
+	if res != 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAddRR32JNE(c *CPU, o *op) *op {
+	a := *c.r32(o.a)
+	res := a + *c.r32(o.b)
+	c.fa, c.fb, c.fk = uint64(int32(res)), uint64(int32(a)), fAdd|4
+	*c.r64(o.a) = uint64(res)
+	if res != 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAddRR64JNE(c *CPU, o *op) *op {
+	a := *c.r64(o.a)
+	res := a + *c.r64(o.b)
+	c.fa, c.fb, c.fk = res, a, fAdd|8
+	*c.r64(o.a) = res
+	if res != 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAddRR8JS(c *CPU, o *op) *op {
+	a := *c.r8(o.a)
+	res := a + *c.r8(o.b)
+	c.fa, c.fb, c.fk = uint64(int8(res)), uint64(int8(a)), fAdd|1
+	*c.r8(o.a) = res
+	if int8(res) < 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAddRR32JS(c *CPU, o *op) *op {
+	a := *c.r32(o.a)
+	res := a + *c.r32(o.b)
+	c.fa, c.fb, c.fk = uint64(int32(res)), uint64(int32(a)), fAdd|4
+	*c.r64(o.a) = uint64(res)
+	if int32(res) < 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAddRR64JS(c *CPU, o *op) *op {
+	a := *c.r64(o.a)
+	res := a + *c.r64(o.b)
+	c.fa, c.fb, c.fk = res, a, fAdd|8
+	*c.r64(o.a) = res
+	if int64(res) < 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAddRR8JNS(c *CPU, o *op) *op {
+	a := *c.r8(o.a)
+	res := a + *c.r8(o.b)
+	c.fa, c.fb, c.fk = uint64(int8(res)), uint64(int8(a)), fAdd|1
+	*c.r8(o.a) = res
+	if int8(res) >= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAddRR32JNS(c *CPU, o *op) *op {
+	a := *c.r32(o.a)
+	res := a + *c.r32(o.b)
+	c.fa, c.fb, c.fk = uint64(int32(res)), uint64(int32(a)), fAdd|4
+	*c.r64(o.a) = uint64(res)
+	if int32(res) >= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAddRR64JNS(c *CPU, o *op) *op {
+	a := *c.r64(o.a)
+	res := a + *c.r64(o.b)
+	c.fa, c.fb, c.fk = res, a, fAdd|8
+	*c.r64(o.a) = res
+	if int64(res) >= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+var fusedAddRI = [16][4]execFn{
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{xAddRI8JE, nil, xAddRI32JE, xAddRI64JE},
+	{xAddRI8JNE, nil, xAddRI32JNE, xAddRI64JNE},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{xAddRI8JS, nil, xAddRI32JS, xAddRI64JS},
+	{xAddRI8JNS, nil, xAddRI32JNS, xAddRI64JNS},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+}
+
+func xAddRI8JE(c *CPU, o *op) *op {
+	a := *c.r8(o.a)
+	res := a + uint8(o.imm)
+	c.fa, c.fb, c.fk = uint64(int8(res)), uint64(int8(a)), fAdd|1
+	*c.r8(o.a) = res
+	if res == 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAddRI32JE(c *CPU, o *op) *op {
+	a := *c.r32(o.a)
+	res := a + uint32(o.imm)
+	c.fa, c.fb, c.fk = uint64(int32(res)), uint64(int32(a)), fAdd|4
+	*c.r64(o.a) = uint64(res)
+	if res == 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAddRI64JE(c *CPU, o *op) *op {
+	a := *c.r64(o.a)
+	res := a + uint64(o.imm)
+	c.fa, c.fb, c.fk = res, a, fAdd|8
+	*c.r64(o.a) = res
+	if res == 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAddRI8JNE(c *CPU, o *op) *op {
+	a := *c.r8(o.a)
+	res := a + uint8(o.imm)
+	c.fa, c.fb, c.fk = uint64(int8(res)), uint64(int8(a)), fAdd|1
+	*c.r8(o.a) = res
+	if res != 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAddRI32JNE(c *CPU, o *op) *op {
+	a := *c.r32(o.a)
+	res := a + uint32(o.imm)
+	c.fa, c.fb, c.fk = uint64(int32(res)), uint64(int32(a)), fAdd|4
+	*c.r64(o.a) = uint64(res)
+	if res != 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAddRI64JNE(c *CPU, o *op) *op {
+	a := *c.r64(o.a)
+	res := a + uint64(o.imm)
+	c.fa, c.fb, c.fk = res, a, fAdd|8
+	*c.r64(o.a) = res
+	if res != 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAddRI8JS(c *CPU, o *op) *op {
+	a := *c.r8(o.a)
+	res := a + uint8(o.imm)
+	c.fa, c.fb, c.fk = uint64(int8(res)), uint64(int8(a)), fAdd|1
+	*c.r8(o.a) = res
+	if int8(res) < 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAddRI32JS(c *CPU, o *op) *op {
+	a := *c.r32(o.a)
+	res := a + uint32(o.imm)
+	c.fa, c.fb, c.fk = uint64(int32(res)), uint64(int32(a)), fAdd|4
+	*c.r64(o.a) = uint64(res)
+	if int32(res) < 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAddRI64JS(c *CPU, o *op) *op {
+	a := *c.r64(o.a)
+	res := a + uint64(o.imm)
+	c.fa, c.fb, c.fk = res, a, fAdd|8
+	*c.r64(o.a) = res
+	if int64(res) < 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAddRI8JNS(c *CPU, o *op) *op {
+	a := *c.r8(o.a)
+	res := a + uint8(o.imm)
+	c.fa, c.fb, c.fk = uint64(int8(res)), uint64(int8(a)), fAdd|1
+	*c.r8(o.a) = res
+	if int8(res) >= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAddRI32JNS(c *CPU, o *op) *op {
+	a := *c.r32(o.a)
+	res := a + uint32(o.imm)
+	c.fa, c.fb, c.fk = uint64(int32(res)), uint64(int32(a)), fAdd|4
+	*c.r64(o.a) = uint64(res)
+	if int32(res) >= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xAddRI64JNS(c *CPU, o *op) *op {
+	a := *c.r64(o.a)
+	res := a + uint64(o.imm)
+	c.fa, c.fb, c.fk = res, a, fAdd|8
+	*c.r64(o.a) = res
+	if int64(res) >= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+var fusedIncR = [16][4]execFn{
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{xIncR8JE, nil, xIncR32JE, xIncR64JE},
+	{xIncR8JNE, nil, xIncR32JNE, xIncR64JNE},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{xIncR8JS, nil, xIncR32JS, xIncR64JS},
+	{xIncR8JNS, nil, xIncR32JNS, xIncR64JNS},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+}
+
+func xIncR8JE(c *CPU, o *op) *op {
+	a := *c.r8(o.a)
+	res := a + 1
+	rest := b2u(c.cf()) | b2u(res == 1<<7)<<11 | b2u(res&15 == 0)<<4
+	c.fa, c.fb, c.fk = uint64(int8(res)), rest, fRes|1
+	*c.r8(o.a) = res
+	if res == 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xIncR32JE(c *CPU, o *op) *op {
+	a := *c.r32(o.a)
+	res := a + 1
+	rest := b2u(c.cf()) | b2u(res == 1<<31)<<11 | b2u(res&15 == 0)<<4
+	c.fa, c.fb, c.fk = uint64(int32(res)), rest, fRes|4
+	*c.r64(o.a) = uint64(res)
+	if res == 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xIncR64JE(c *CPU, o *op) *op {
+	a := *c.r64(o.a)
+	res := a + 1
+	rest := b2u(c.cf()) | b2u(res == 1<<63)<<11 | b2u(res&15 == 0)<<4
+	c.fa, c.fb, c.fk = res, rest, fRes|8
+	*c.r64(o.a) = res
+	if res == 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xIncR8JNE(c *CPU, o *op) *op {
+	a := *c.r8(o.a)
+	res := a + 1
+	rest := b2u(c.cf()) | b2u(res == 1<<7)<<11 | b2u(res&15 == 0)<<4
+	c.fa, c.fb, c.fk = uint64(int8(res)), rest, fRes|1
+	*c.r8(o.a) = res
+	if res != 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xIncR32JNE(c *CPU, o *op) *op {
+	a := *c.r32(o.a)
+	res := a + 1
+	rest := b2u(c.cf()) | b2u(res == 1<<31)<<11 | b2u(res&15 == 0)<<4
+	c.fa, c.fb, c.fk = uint64(int32(res)), rest, fRes|4
+	*c.r64(o.a) = uint64(res)
+	if res != 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xIncR64JNE(c *CPU, o *op) *op {
+	a := *c.r64(o.a)
+	res := a + 1
+	rest := b2u(c.cf()) | b2u(res == 1<<63)<<11 | b2u(res&15 == 0)<<4
+	c.fa, c.fb, c.fk = res, rest, fRes|8
+	*c.r64(o.a) = res
+	if res != 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xIncR8JS(c *CPU, o *op) *op {
+	a := *c.r8(o.a)
+	res := a + 1
+	rest := b2u(c.cf()) | b2u(res == 1<<7)<<11 | b2u(res&15 == 0)<<4
+	c.fa, c.fb, c.fk = uint64(int8(res)), rest, fRes|1
+	*c.r8(o.a) = res
+	if int8(res) < 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xIncR32JS(c *CPU, o *op) *op {
+	a := *c.r32(o.a)
+	res := a + 1
+	rest := b2u(c.cf()) | b2u(res == 1<<31)<<11 | b2u(res&15 == 0)<<4
+	c.fa, c.fb, c.fk = uint64(int32(res)), rest, fRes|4
+	*c.r64(o.a) = uint64(res)
+	if int32(res) < 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xIncR64JS(c *CPU, o *op) *op {
+	a := *c.r64(o.a)
+	res := a + 1
+	rest := b2u(c.cf()) | b2u(res == 1<<63)<<11 | b2u(res&15 == 0)<<4
+	c.fa, c.fb, c.fk = res, rest, fRes|8
+	*c.r64(o.a) = res
+	if int64(res) < 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xIncR8JNS(c *CPU, o *op) *op {
+	a := *c.r8(o.a)
+	res := a + 1
+	rest := b2u(c.cf()) | b2u(res == 1<<7)<<11 | b2u(res&15 == 0)<<4
+	c.fa, c.fb, c.fk = uint64(int8(res)), rest, fRes|1
+	*c.r8(o.a) = res
+	if int8(res) >= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xIncR32JNS(c *CPU, o *op) *op {
+	a := *c.r32(o.a)
+	res := a + 1
+	rest := b2u(c.cf()) | b2u(res == 1<<31)<<11 | b2u(res&15 == 0)<<4
+	c.fa, c.fb, c.fk = uint64(int32(res)), rest, fRes|4
+	*c.r64(o.a) = uint64(res)
+	if int32(res) >= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xIncR64JNS(c *CPU, o *op) *op {
+	a := *c.r64(o.a)
+	res := a + 1
+	rest := b2u(c.cf()) | b2u(res == 1<<63)<<11 | b2u(res&15 == 0)<<4
+	c.fa, c.fb, c.fk = res, rest, fRes|8
+	*c.r64(o.a) = res
+	if int64(res) >= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+var fusedDecR = [16][4]execFn{
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{xDecR8JE, nil, xDecR32JE, xDecR64JE},
+	{xDecR8JNE, nil, xDecR32JNE, xDecR64JNE},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{xDecR8JS, nil, xDecR32JS, xDecR64JS},
+	{xDecR8JNS, nil, xDecR32JNS, xDecR64JNS},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+	{nil, nil, nil, nil},
+}
+
+func xDecR8JE(c *CPU, o *op) *op {
+	a := *c.r8(o.a)
+	res := a - 1
+	rest := b2u(c.cf()) | b2u(a == 1<<7)<<11 | b2u(a&15 == 0)<<4
+	c.fa, c.fb, c.fk = uint64(int8(res)), rest, fRes|1
+	*c.r8(o.a) = res
+	if res == 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xDecR32JE(c *CPU, o *op) *op {
+	a := *c.r32(o.a)
+	res := a - 1
+	rest := b2u(c.cf()) | b2u(a == 1<<31)<<11 | b2u(a&15 == 0)<<4
+	c.fa, c.fb, c.fk = uint64(int32(res)), rest, fRes|4
+	*c.r64(o.a) = uint64(res)
+	if res == 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xDecR64JE(c *CPU, o *op) *op {
+	a := *c.r64(o.a)
+	res := a - 1
+	rest := b2u(c.cf()) | b2u(a == 1<<63)<<11 | b2u(a&15 == 0)<<4
+	c.fa, c.fb, c.fk = res, rest, fRes|8
+	*c.r64(o.a) = res
+	if res == 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xDecR8JNE(c *CPU, o *op) *op {
+	a := *c.r8(o.a)
+	res := a - 1
+	rest := b2u(c.cf()) | b2u(a == 1<<7)<<11 | b2u(a&15 == 0)<<4
+	c.fa, c.fb, c.fk = uint64(int8(res)), rest, fRes|1
+	*c.r8(o.a) = res
+	if res != 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xDecR32JNE(c *CPU, o *op) *op {
+	a := *c.r32(o.a)
+	res := a - 1
+	rest := b2u(c.cf()) | b2u(a == 1<<31)<<11 | b2u(a&15 == 0)<<4
+	c.fa, c.fb, c.fk = uint64(int32(res)), rest, fRes|4
+	*c.r64(o.a) = uint64(res)
+	if res != 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xDecR64JNE(c *CPU, o *op) *op {
+	a := *c.r64(o.a)
+	res := a - 1
+	rest := b2u(c.cf()) | b2u(a == 1<<63)<<11 | b2u(a&15 == 0)<<4
+	c.fa, c.fb, c.fk = res, rest, fRes|8
+	*c.r64(o.a) = res
+	if res != 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xDecR8JS(c *CPU, o *op) *op {
+	a := *c.r8(o.a)
+	res := a - 1
+	rest := b2u(c.cf()) | b2u(a == 1<<7)<<11 | b2u(a&15 == 0)<<4
+	c.fa, c.fb, c.fk = uint64(int8(res)), rest, fRes|1
+	*c.r8(o.a) = res
+	if int8(res) < 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xDecR32JS(c *CPU, o *op) *op {
+	a := *c.r32(o.a)
+	res := a - 1
+	rest := b2u(c.cf()) | b2u(a == 1<<31)<<11 | b2u(a&15 == 0)<<4
+	c.fa, c.fb, c.fk = uint64(int32(res)), rest, fRes|4
+	*c.r64(o.a) = uint64(res)
+	if int32(res) < 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xDecR64JS(c *CPU, o *op) *op {
+	a := *c.r64(o.a)
+	res := a - 1
+	rest := b2u(c.cf()) | b2u(a == 1<<63)<<11 | b2u(a&15 == 0)<<4
+	c.fa, c.fb, c.fk = res, rest, fRes|8
+	*c.r64(o.a) = res
+	if int64(res) < 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xDecR8JNS(c *CPU, o *op) *op {
+	a := *c.r8(o.a)
+	res := a - 1
+	rest := b2u(c.cf()) | b2u(a == 1<<7)<<11 | b2u(a&15 == 0)<<4
+	c.fa, c.fb, c.fk = uint64(int8(res)), rest, fRes|1
+	*c.r8(o.a) = res
+	if int8(res) >= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xDecR32JNS(c *CPU, o *op) *op {
+	a := *c.r32(o.a)
+	res := a - 1
+	rest := b2u(c.cf()) | b2u(a == 1<<31)<<11 | b2u(a&15 == 0)<<4
+	c.fa, c.fb, c.fk = uint64(int32(res)), rest, fRes|4
+	*c.r64(o.a) = uint64(res)
+	if int32(res) >= 0 {
+		return c.taken(o)
+	}
+	return c.notTaken(o)
+}
+
+func xDecR64JNS(c *CPU, o *op) *op {
+	a := *c.r64(o.a)
+	res := a - 1
+	rest := b2u(c.cf()) | b2u(a == 1<<63)<<11 | b2u(a&15 == 0)<<4
+	c.fa, c.fb, c.fk = res, rest, fRes|8
+	*c.r64(o.a) = res
+	if int64(res) >= 0 {
 		return c.taken(o)
 	}
 	return c.notTaken(o)

@@ -143,7 +143,9 @@ func BenchmarkIntegerLoop(b *testing.B) {
 	benchLoop(b, code)
 }
 
-func BenchmarkSumLoop(b *testing.B) { benchLoop(b, append([]byte{0x48, 0x01, 0xc8}, 0x48, 0xff, 0xc9, 0x75, 0xf8, 0xf4)) }
+func BenchmarkSumLoop(b *testing.B) {
+	benchLoop(b, append([]byte{0x48, 0x01, 0xc8}, 0x48, 0xff, 0xc9, 0x75, 0xf8, 0xf4))
+}
 
 func benchLoop(b *testing.B, code []byte) {
 	g := newGuest(b, vcpu.ClockInstructions, code)

@@ -23,7 +23,7 @@ type lowerer struct {
 	attrs     []attr
 	quiet     []execFn // the variant of each op that does not compute flags, or nil
 	tags      []uint8  // what fusion needs to know of each op
-	fusedPure bool     // the fusion just found cannot fault
+	fusedAttr attr     // attribute of the fusion just found
 	n         int      // instructions so far
 	mode      uint16
 	branches  bool // count conditional branches

@@ -24,9 +24,9 @@ func makeLowerers() map[string]lowerFn {
 		"MOVZX": lowerExtend(&movZXR, &movZXM), "MOVSX": lowerExtend(&movSXR, &movSXM),
 		"INC": lowerUnary(&unIncR, &unIncRNF, &unIncM, attrInc), "DEC": lowerUnary(&unDecR, &unDecRNF, &unDecM, attrInc),
 		"NEG": lowerUnary(&unNegR, &unNegRNF, &unNegM, attrKill), "NOT": lowerUnary(&unNotR, nil, &unNotM, attrPure),
-		"SHL": lowerShift(&shShlRI, &shShlRINF, shiftShl), "SHR": lowerShift(&shShrRI, &shShrRINF, shiftShr),
-		"SAR": lowerShift(&shSarRI, &shSarRINF, shiftSar), "ROL": lowerShift(nil, nil, shiftRol), "ROR": lowerShift(nil, nil, shiftRor),
-		"RCL": lowerShift(nil, nil, shiftRcl), "RCR": lowerShift(nil, nil, shiftRcr),
+		"SHL": lowerShift(&shShlRI, &shShlRINF, attrKill, shiftShl), "SHR": lowerShift(&shShrRI, &shShrRINF, attrKill, shiftShr),
+		"SAR": lowerShift(&shSarRI, &shSarRINF, attrKill, shiftSar), "ROL": lowerShift(&shRolRI, &shRolRINF, attrInc, shiftRol), "ROR": lowerShift(&shRorRI, &shRorRINF, attrInc, shiftRor),
+		"RCL": lowerShift(nil, nil, attrOther, shiftRcl), "RCR": lowerShift(nil, nil, attrOther, shiftRcr),
 		"PUSH": lowerPush, "POP": lowerPop, "JMP": lowerJmp, "CALL": lowerCall, "RET": lowerRet, "JMPIND": lowerTerminal(xJmpInd),
 		"CALLIND": lowerTerminal(xCallInd), "IMUL2": lowerImul2, "IMUL3": lowerImul3, "XCHG": lowerXchg,
 		"LEAVE": lowerFull(xLeave),
@@ -242,11 +242,17 @@ func lowerUnary(reg, quiet, mem *[4]execFn, a attr) lowerFn {
 			q = quiet[sz]
 		}
 		l.mark(a, q)
+		switch reg {
+		case &unIncR:
+			l.tags[len(l.tags)-1] = tagInc + tagRR
+		case &unDecR:
+			l.tags[len(l.tags)-1] = tagDec + tagRR
+		}
 	}
 }
 
 // lowerShift lowers shifts and rotates: those of a register by a plain constant to the executors in the tables, the others to the generic one.
-func lowerShift(reg, quiet *[4]execFn, generic func(c *CPU, a uint64, n uint, size uint8) (uint64, bool)) lowerFn {
+func lowerShift(reg, quiet *[4]execFn, at attr, generic func(c *CPU, a uint64, n uint, size uint8) (uint64, bool)) lowerFn {
 	exec := func(count func(c *CPU, o *op) uint64) execFn {
 		return func(c *CPU, o *op) *op { return c.shiftOp(o, uint(count(c, o)), generic) }
 	}
@@ -268,7 +274,7 @@ func lowerShift(reg, quiet *[4]execFn, generic func(c *CPU, a uint64, n uint, si
 			sz := log2(in.osize)
 			o := l.emit(in, reg[sz])
 			o.a, o.imm = in.regOff(in.rm), n
-			l.mark(attrKill, quiet[sz])
+			l.mark(at, quiet[sz])
 		default:
 			l.full(in, byImm).imm = n
 		}
@@ -429,7 +435,7 @@ func lowerLoop(fn execFn) lowerFn {
 	}
 }
 
-// fuse replaces a CMP or TEST at the end of the block by its fusion with the conditional branch in.
+// fuse replaces a CMP, TEST or other arithmetic at the end of the block by its fusion with the conditional branch in.
 func (l *lowerer) fuse(in *inst, cc uint8) bool {
 	if len(l.ops) == 0 || int(l.ops[len(l.ops)-1].rest) != l.n-1 {
 		return false
@@ -443,15 +449,12 @@ func (l *lowerer) fuse(in *inst, cc uint8) bool {
 	o.fn = fn
 	o.in = l.keep(in)
 	l.done = true
-	l.attrs[len(l.attrs)-1] = attrOther
-	if l.fusedPure {
-		l.attrs[len(l.attrs)-1] = attrKill
-	}
+	l.attrs[len(l.attrs)-1] = l.fusedAttr
 	l.quiet[len(l.quiet)-1] = nil
 	return true
 }
 
-// Tags of ops that can be fused with a conditional branch: the operation and the operand kinds.
+// Tags of ops that can be fused with a conditional branch: the operand kinds, plus a multiple of tagOps for the operation.
 const (
 	tagRR = iota + 1
 	tagRI
@@ -459,27 +462,57 @@ const (
 	tagMI
 	tagMR
 
-	tagTest = 8 // added for TEST; without it, CMP
+	tagCmp  = 0
+	tagTest = 8
+	tagSub  = 16
+	tagAnd  = 24
+	tagAdd  = 32
+	tagInc  = 40
+	tagDec  = 48
 )
+
+// fusions holds the fused executors by tag.
+var fusions = [...]*[16][4]execFn{
+	tagCmp + tagRR: &fusedCmpRR, tagCmp + tagRI: &fusedCmpRI, tagCmp + tagRM: &fusedCmpRM, tagCmp + tagMI: &fusedCmpMI, tagCmp + tagMR: &fusedCmpMR,
+	tagTest + tagRR: &fusedTestRR, tagTest + tagRI: &fusedTestRI, tagTest + tagMI: &fusedTestMI, tagTest + tagMR: &fusedTestMR,
+	tagSub + tagRR: &fusedSubRR, tagSub + tagRI: &fusedSubRI, tagAnd + tagRR: &fusedAndRR, tagAnd + tagRI: &fusedAndRI,
+	tagAdd + tagRR: &fusedAddRR, tagAdd + tagRI: &fusedAddRI, tagInc + tagRR: &fusedIncR, tagDec + tagRR: &fusedDecR,
+}
 
 // fusion finds the fused executor for the op emitted last, or nil.
 func (l *lowerer) fusion(sz int, cc uint8) execFn {
-	tables := [...]*[16][4]execFn{tagRR: &fusedCmpRR, tagRI: &fusedCmpRI, tagRM: &fusedCmpRM, tagMI: &fusedCmpMI, tagMR: &fusedCmpMR,
-		tagTest + tagRR: &fusedTestRR, tagTest + tagRI: &fusedTestRI, tagTest + tagMI: &fusedTestMI, tagTest + tagMR: &fusedTestMR}
 	tag := l.tags[len(l.tags)-1]
-	if tag == 0 || tables[tag] == nil {
+	if tag == 0 || int(tag) >= len(fusions) || fusions[tag] == nil {
 		return nil
 	}
-	l.fusedPure = tag&7 <= tagRI
-	return tables[tag][cc][sz]
+	l.fusedAttr = attrOther
+	if kind := tag & 7; kind <= tagRI {
+		l.fusedAttr = attrKill
+		if tag >= tagInc {
+			l.fusedAttr = attrOther // keeps CF
+		}
+	}
+	return fusions[tag][cc][sz]
 }
 
-// tag marks the op emitted last as a CMP or TEST of the given kind.
+// tag marks the op emitted last as ALU operation n with operands of the given kind.
 func (l *lowerer) tag(n int, kind uint8) {
+	op, ok := uint8(0), true
 	switch n {
 	case aluCmp:
-		l.tags[len(l.tags)-1] = kind
+		op = tagCmp
 	case aluTest:
-		l.tags[len(l.tags)-1] = kind + tagTest
+		op = tagTest
+	case aluSub:
+		op = tagSub
+	case aluAnd:
+		op = tagAnd
+	case aluAdd:
+		op = tagAdd
+	default:
+		ok = false
+	}
+	if ok {
+		l.tags[len(l.tags)-1] = op + kind
 	}
 }

@@ -520,7 +520,8 @@ func (c *CPU) popFlags(v uint64, size uint8, iret bool) {
 		mask |= flagIF
 	}
 	f := c.rflags()&^mask | v&mask
-	if !iret {
+	// RF holds for one instruction only and matters to breakpoints alone. Without any it is not set at all: blocks do not clear it.
+	if !iret || c.dr7&0xff == 0 {
 		f &^= flagRF
 	}
 	c.setFlags(f)

@@ -339,9 +339,43 @@ func genShift() {
 	}
 }
 
-// condExpr is the condition on operands a and b of a CMP, or on the result r of a TEST, sign-extended to 64 bits.
-func condExpr(cc int, cmp bool, b int) string {
-	if cmp {
+// genRotate writes ROL and ROR of a register by a constant below the operand size: they change CF and OF only.
+func genRotate() {
+	for _, op := range []string{"Rol", "Ror"} {
+		for _, nf := range []bool{false, true} {
+			suffix := ""
+			if nf {
+				suffix = "NF"
+			}
+			var row []string
+			for _, b := range sizes {
+				name := fmt.Sprintf("x%sRI%d%s", op, b, suffix)
+				row = append(row, name)
+				p(fn, name)
+				if op == "Rol" {
+					p("res := bits.RotateLeft%d(%s, int(o.imm))", b, getReg(b, "a"))
+				} else {
+					p("res := bits.RotateLeft%d(%s, -int(o.imm))", b, getReg(b, "a"))
+				}
+				if !nf && op == "Rol" {
+					p("c.setCFOF(uint64(res), uint64(res^res>>%d))", b-1)
+				} else if !nf {
+					p("c.setCFOF(uint64(res>>%d), uint64(res>>%d^res>>%d))", b-1, b-1, b-2)
+				}
+				p("%s", setReg(b, "res"))
+				p("return next(o)\n}\n")
+			}
+			p("var sh%sRI%s = [4]execFn{%s, %s, %s, %s}\n", op, suffix, row[0], row[1], row[2], row[3])
+		}
+	}
+}
+
+// condExpr is the condition on operands a and b of a CMP, or on the result r of a TEST, sign-extended to 64 bits, or on the plain result res of others.
+func condExpr(cc int, like string, b int) string {
+	if like == "Res" {
+		return map[string]string{"E": "res == 0", "NE": "res != 0", "S": fmt.Sprintf("int%d(res) < 0", b), "NS": fmt.Sprintf("int%d(res) >= 0", b)}[conds[cc]]
+	}
+	if like == "Cmp" {
 		res := "a - b"
 		if b != 64 {
 			res = fmt.Sprintf("uint64(int%d(a - b))", b)
@@ -354,19 +388,45 @@ func condExpr(cc int, cmp bool, b int) string {
 		"S": "int64(r) < 0", "NS": "int64(r) >= 0", "L": "int64(r) < 0", "GE": "int64(r) >= 0", "LE": "int64(r) <= 0", "G": "int64(r) > 0"}[conds[cc]]
 }
 
-// genFused writes CMP and TEST fused with the Jcc that follows.
+// fusedOps are the operations that are fused with the Jcc that follows, each with its operand forms.
+var fusedOps = []struct {
+	name  string
+	forms []string
+	like  string // Cmp or Test: where the condition comes from; Add, Inc and Dec have their own
+}{
+	{"Cmp", []string{"RR", "RI", "RM", "MI", "MR"}, "Cmp"},
+	{"Test", []string{"RR", "RI", "MI", "MR"}, "Test"},
+	{"Sub", []string{"RR", "RI"}, "Cmp"},
+	{"And", []string{"RR", "RI"}, "Test"},
+	{"Add", []string{"RR", "RI"}, "Res"},
+	{"Inc", []string{"R"}, "Res"},
+	{"Dec", []string{"R"}, "Res"},
+}
+
+// fusable says whether an operation is fused with a condition at a size.
+func fusable(like string, cc, b int) bool {
+	n := conds[cc]
+	switch {
+	case b == 16 || condExpr(cc, like, b) == "":
+		return false
+	case like == "Test":
+		return n != "B" && n != "AE"
+	}
+	return true
+}
+
+// genFused writes compare, test and arithmetic instructions fused with the Jcc that follows.
 func genFused() {
-	for _, op := range []string{"Cmp", "Test"} {
-		forms := []string{"RR", "RI", "RM", "MI", "MR"}
-		for _, form := range forms {
-			p("var fused%s%s = [16][4]execFn{", op, form)
+	for _, op := range fusedOps {
+		for _, form := range op.forms {
+			p("var fused%s%s = [16][4]execFn{", op.name, form)
 			for cc := range conds {
 				row := ""
 				for _, b := range sizes {
-					if condExpr(cc, true, b) == "" || op == "Test" && conds[cc] == "B" || op == "Test" && conds[cc] == "AE" || b == 16 {
-						row += "nil, "
+					if fusable(op.like, cc, b) {
+						row += fmt.Sprintf("x%s%s%dJ%s, ", op.name, form, b, conds[cc])
 					} else {
-						row += fmt.Sprintf("x%s%s%dJ%s, ", op, form, b, conds[cc])
+						row += "nil, "
 					}
 				}
 				p("{%s},", row)
@@ -374,17 +434,16 @@ func genFused() {
 			p("}\n")
 			for cc := range conds {
 				for _, b := range sizes {
-					if condExpr(cc, true, b) == "" || op == "Test" && conds[cc] == "B" || op == "Test" && conds[cc] == "AE" || b == 16 {
-						continue
+					if fusable(op.like, cc, b) {
+						fused(op.name, op.like, form, cc, b)
 					}
-					fused(op, form, cc, b)
 				}
 			}
 		}
 	}
 }
 
-func fused(op, form string, cc, b int) {
+func fused(op, like, form string, cc, b int) {
 	p(fn, fmt.Sprintf("x%s%s%dJ%s", op, form, b, conds[cc]))
 	x, y := getReg(b, "a"), getReg(b, "b")
 	switch form {
@@ -400,14 +459,36 @@ func fused(op, form string, cc, b int) {
 		load("m", b)
 		x = "m"
 	}
-	if op == "Cmp" {
+	switch like {
+	case "Cmp":
 		p("a, b := %s, %s", sx(x, b), sx(y, b))
 		p("c.fa, c.fb, c.fk = a, b, fSub|%d", b/8)
-	} else {
-		p("r := %s", sx(fmt.Sprintf("(%s & %s)", x, y), b))
+		if op == "Sub" {
+			p("%s", setReg(b, fmt.Sprintf("uint%d(a - b)", b)))
+		}
+	case "Test":
+		p("v := %s & %s", x, y)
+		p("r := %s", sx("v", b))
 		p("c.fa, c.fb, c.fk = r, 0, fRes|%d", b/8)
+		if op == "And" {
+			p("%s", setReg(b, "v"))
+		}
+	case "Res":
+		p("a := %s", x)
+		switch op {
+		case "Add":
+			p("res := a + %s", y)
+			p("%s", flags("Add", b))
+		case "Inc":
+			p("res := a + 1")
+			unaryFlags("Inc", b)
+		case "Dec":
+			p("res := a - 1")
+			unaryFlags("Dec", b)
+		}
+		p("%s", setReg(b, "res"))
 	}
-	p("if %s { return c.taken(o) }", condExpr(cc, op == "Cmp", b))
+	p("if %s { return c.taken(o) }", condExpr(cc, like, b))
 	p("return c.notTaken(o)\n}\n")
 }
 
@@ -433,11 +514,12 @@ func genCond() {
 
 func main() {
 	log.SetFlags(0)
-	p("// Code generated by gen/main.go; DO NOT EDIT.\n\npackage soft\n\nimport \"unsafe\"\n")
+	p("// Code generated by gen/main.go; DO NOT EDIT.\n\npackage soft\n\nimport (\n\"math/bits\"\n\"unsafe\"\n)\n")
 	genALU()
 	genMov()
 	genUnary()
 	genShift()
+	genRotate()
 	genFused()
 	genCond()
 	src, err := format.Source(out.Bytes())
