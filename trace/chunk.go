@@ -84,21 +84,19 @@ const (
 // chunkEncoder turns events into the uncompressed content of a chunk (docs/trace-format.md, "Chunk content"). It reuses its buffers.
 type chunkEncoder struct {
 	layout
-	sites   map[siteKey]uint32
-	order   []siteState
-	tasks   map[taskKey]uint32
-	ids     []uint32 // site of each event
-	cols    [columns][]byte
-	scratch []byte
+	sites map[siteKey]uint32
+	order []siteState
+	tasks map[taskKey]uint32
+	ids   []uint32 // site of each event
+	cols  [columns][]byte
 }
 
 type siteState struct {
-	key       siteKey
-	prev      uint64
-	cost      [valueModes]int
-	mode      byte
-	values    []byte
-	numValues int
+	key    siteKey
+	prev   uint64
+	cost   [valueModes]int
+	mode   byte
+	values []byte
 }
 
 func newChunkEncoder(l layout) *chunkEncoder {
