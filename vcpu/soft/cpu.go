@@ -107,6 +107,7 @@ type CPU struct {
 	xmm         [16][2]uint64
 	fpu         fpuState
 	vecTmp      [2]uint64
+	vecSrc      [2]uint64
 	x87Operands fp.Operands
 	tsc         func() uint64
 	exc         exception
@@ -147,6 +148,7 @@ type CPU struct {
 	clock       vcpu.Clock
 	branchClock bool
 	cpuid       []vcpu.CPUIDLeaf
+	userCPUID   []vcpu.CPUIDLeaf // at ring 3, when it differs
 	physRsvd    uint64 // page-table bits above the physical address width
 	has1G       bool
 	hasSMEP     bool
@@ -164,7 +166,7 @@ func New(cfg vcpu.Config) (vcpu.CPU, error) {
 	default:
 		return nil, fmt.Errorf("the software processor cannot count %q", cfg.Clock)
 	}
-	c := &CPU{clock: cfg.Clock, cpuid: cfg.CPUID, tsc: cfg.TSC, irq: -1}
+	c := &CPU{clock: cfg.Clock, cpuid: cfg.CPUID, userCPUID: cfg.UserCPUID, tsc: cfg.TSC, irq: -1}
 	if c.tsc == nil {
 		c.tsc = c.icount
 	}

@@ -106,15 +106,6 @@ func xJmpInd(c *CPU, o *op) *op {
 	return c.jump(c.linear(t, o.size))
 }
 
-func xCall(c *CPU, o *op) *op {
-	sp := c.r[4] - 8
-	if !c.store64(sp, o.imm) {
-		return c.stackFault(o)
-	}
-	c.r[4] = sp
-	return c.taken(o)
-}
-
 func xCallNarrow(c *CPU, o *op) *op {
 	if !c.push(o.in.next-c.codeBase(), o.size) {
 		return c.stackFault(o)
@@ -134,19 +125,6 @@ func xCallInd(c *CPU, o *op) *op {
 		return c.stackFault(o)
 	}
 	return c.jump(c.linear(t, o.size))
-}
-
-func xRet(c *CPU, o *op) *op {
-	sp := c.r[4]
-	t, ok := c.load64(sp)
-	if !ok {
-		return c.stackFault(o)
-	}
-	if !canonical(t) {
-		return c.raiseGP(o)
-	}
-	c.r[4] = sp + 8
-	return c.jump(t)
 }
 
 func xRetImm(c *CPU, o *op) *op {
@@ -229,26 +207,6 @@ func (c *CPU) pop(size uint8) (uint64, bool) {
 		c.addSP(uint64(size))
 	}
 	return v, ok
-}
-
-func xPush64(c *CPU, o *op) *op {
-	sp := c.r[4] - 8
-	if !c.store64(sp, *c.r64(o.a)) {
-		return c.stackFault(o)
-	}
-	c.r[4] = sp
-	return next(o)
-}
-
-func xPop64(c *CPU, o *op) *op {
-	sp := c.r[4]
-	v, ok := c.load64(sp)
-	if !ok {
-		return c.stackFault(o)
-	}
-	c.r[4] = sp + 8
-	*c.r64(o.a) = v
-	return next(o)
 }
 
 func (c *CPU) pushOp(o *op, v uint64) *op {

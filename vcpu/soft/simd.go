@@ -49,8 +49,19 @@ func lowerSIMD(l *lowerer, in *inst) {
 		fast = xVecStore64
 	case plain && s.Dst == simd.XReg && in.mem && s.MemSize == 8 && (s.Name == "MOVSD" || s.Name == "MOVQ"):
 		fast = xVecLoad64
-	case s.FP && !s.Flags && !s.NoWrite && s.Dst == simd.XReg && s.Src == simd.XRM && !in.mem && s.First == simd.None:
+	case s.FP && !s.Flags && !s.NoWrite && s.Dst == simd.XReg && s.Src == simd.XRM && s.First == simd.None && !s.XMM0:
 		fast = xVecFP
+		if in.mem {
+			fast = xVecFPMem
+		}
+	case s.Name == "PMOVMSKB" && s.Src == simd.XRM && !in.mem:
+		fast = xPmovmskb
+	case s.FP && s.Flags && s.NoWrite && s.Dst == simd.XReg && s.Src == simd.XRM && !in.mem:
+		fast = xVecCompare
+	case !in.mem && s.Name == "MOVQ" && s.Dst == simd.XReg && s.Src == simd.GRM64:
+		fast = xMovGPRToVec
+	case !in.mem && s.Name == "MOVQ" && s.Dst == simd.GRM64 && s.Src == simd.XReg:
+		fast = xMovVecToGPR
 	}
 	o := l.full(in, fast)
 	o.a, o.b = in.reg, in.rm
@@ -151,6 +162,65 @@ func xVecFP(c *CPU, o *op) *op {
 		return c.simdException(o)
 	}
 	c.xmm[o.a&15] = *d
+	return next(o)
+}
+
+// xVecFPMem is a floating-point operation with a memory source.
+func xVecFPMem(c *CPU, o *op) *op {
+	s := o.in.form.SIMD
+	va := c.ea(o)
+	src := &c.vecSrc
+	ok := true
+	switch s.MemSize {
+	case 16:
+		if s.Aligned && va&15 != 0 {
+			return c.raiseGP(o)
+		}
+		src[0], src[1], ok = c.load128(va)
+	default:
+		src[0], ok = c.loadN(va, s.MemSize)
+		src[1] = 0
+	}
+	if !ok {
+		return c.fault(o)
+	}
+	d := &c.vecTmp
+	*d = c.xmm[o.a&15]
+	o.in.vec(d, src, uint8(o.imm), &c.fpu.env)
+	if c.fpu.env.Unmasked != 0 {
+		return c.simdException(o)
+	}
+	c.xmm[o.a&15] = *d
+	return next(o)
+}
+
+// xVecCompare is UCOMISS and its kin between registers.
+func xVecCompare(c *CPU, o *op) *op {
+	o.in.vec(&c.xmm[o.a&15], &c.xmm[o.b&15], uint8(o.imm), &c.fpu.env)
+	if c.fpu.env.Unmasked != 0 {
+		return c.simdException(o)
+	}
+	c.setArith(uint64(c.fpu.env.EFLAGS))
+	return next(o)
+}
+
+// xPmovmskb gathers the top bits of the sixteen bytes: a multiplication moves those of eight bytes next to each other.
+func xPmovmskb(c *CPU, o *op) *op {
+	v := &c.xmm[o.in.rm&15]
+	const top, gather = 0x8080808080808080, 0x0002040810204081
+	lo := (v[0] & top) * gather >> 56
+	hi := (v[1] & top) * gather >> 56
+	c.r[o.in.reg&15] = lo | hi<<8
+	return next(o)
+}
+
+func xMovGPRToVec(c *CPU, o *op) *op {
+	c.xmm[o.in.reg&15] = [2]uint64{c.r[o.in.rm&15], 0}
+	return next(o)
+}
+
+func xMovVecToGPR(c *CPU, o *op) *op {
+	c.r[o.in.rm&15] = c.xmm[o.in.reg&15][0]
 	return next(o)
 }
 

@@ -223,7 +223,11 @@ func (c *CPU) setAC(o *op, ac uint64) *op {
 }
 
 func xCpuid(c *CPU, o *op) *op {
-	eax, ebx, ecx, edx := vcpu.LookupCPUID(c.cpuid, uint32(c.r[0]), uint32(c.r[1]))
+	table := c.cpuid
+	if c.cpl == 3 && c.userCPUID != nil {
+		table = c.userCPUID
+	}
+	eax, ebx, ecx, edx := vcpu.LookupCPUID(table, uint32(c.r[0]), uint32(c.r[1]))
 	c.r[0], c.r[3], c.r[1], c.r[2] = uint64(eax), uint64(ebx), uint64(ecx), uint64(edx)
 	return next(o)
 }
