@@ -320,26 +320,39 @@ func (c *failedInst) memory(arg x86asm.Arg, n int, write bool) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if linear%pageSize+uint64(n) > pageSize {
+	mem, gpa, err := c.engine.linearMemory(linear, n)
+	if err != nil {
+		return nil, err
+	}
+	if mem == nil {
 		return nil, errNotEmulated
+	}
+	if write {
+		c.engine.MemoryWritten(gpa, uint64(n))
+	}
+	return mem, nil
+}
+
+// linearMemory finds the RAM behind n bytes at a linear address of the guest, and its guest-physical address. It is nil when they are not all in one page of
+// mapped RAM.
+func (e *Engine) linearMemory(linear uint64, n int) ([]byte, uint64, error) {
+	if linear%pageSize+uint64(n) > pageSize {
+		return nil, 0, nil
 	}
 	t := kvmTranslation{linear: linear}
-	if err := ioctlPtr(c.engine.cpu, ioTranslate, &t); err != nil {
-		return nil, fmt.Errorf("translate %#x: %w", linear, err)
+	if err := ioctlPtr(e.cpu, ioTranslate, &t); err != nil {
+		return nil, 0, fmt.Errorf("translate %#x: %w", linear, err)
 	}
 	if t.valid == 0 {
-		return nil, errNotEmulated
+		return nil, 0, nil
 	}
-	for i := range c.engine.slots {
-		s := &c.engine.slots[i]
+	for i := range e.slots {
+		s := &e.slots[i]
 		if off := t.physical - s.gpa; t.physical >= s.gpa && off+uint64(n) <= uint64(len(s.host)) {
-			if write {
-				c.engine.MemoryWritten(t.physical, uint64(n))
-			}
-			return s.host[off : off+uint64(n)], nil
+			return s.host[off : off+uint64(n)], t.physical, nil
 		}
 	}
-	return nil, errNotEmulated
+	return nil, 0, nil
 }
 
 // linear is the linear address of a 64-bit memory operand.

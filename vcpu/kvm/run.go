@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"github.com/detvm/detvm/vcpu"
+	"golang.org/x/arch/x86/x86asm"
 	"golang.org/x/sys/unix"
 )
 
@@ -110,8 +111,16 @@ func (e *Engine) noteDelivery() error {
 
 // execute implements executor: it enters the guest once.
 func (e *Engine) execute(step bool) (outcome, error) {
-	if step != e.debugging {
+	var before stepOrigin
+	if step || e.debugging {
+		// Again before every step: an instruction that loads RFLAGS has switched stepping off.
 		if err := e.setSingleStep(step); err != nil {
+			return 0, err
+		}
+	}
+	if step {
+		var err error
+		if before, err = e.stepOrigin(); err != nil {
 			return 0, err
 		}
 	}
@@ -125,7 +134,11 @@ func (e *Engine) execute(step bool) (outcome, error) {
 	}
 	switch e.run.exitReason {
 	case exitDebug:
-		return outcomeStepped, nil
+		if before.op == x86asm.HLT && e.run.regs.rip != before.regs.rip {
+			e.run.exitReason = exitHalt // some KVMs report only the step
+			return outcomeExit, nil
+		}
+		return outcomeStepped, e.hideStep(before)
 	case exitRDMSR, exitWRMSR:
 		if e.keepMSR() {
 			return outcomeStepped, nil
