@@ -581,6 +581,9 @@ func (e *encoder) arrangeCompareWide() {
 
 // arrangeBit keeps the bit offset within the sandbox, or so far away that the address is not canonical.
 func (e *encoder) arrangeBit() {
+	if e.seg == 0x36 {
+		e.seg = 0x3e // see undefined.go
+	}
 	v := uint64(int64(e.IntN(2048) - 1024))
 	if e.size == 64 && e.chance(16) {
 		v = 1 << 62
@@ -608,6 +611,9 @@ func (e *encoder) arrangeTarget() {
 	if e.mem {
 		e.poke(e.target, le64(e.jumpTarget()))
 		return
+	}
+	if e.rm == vcpu.RSP {
+		e.rm = vcpu.RBX // CALL RSP would have a bad target and a bad stack
 	}
 	e.pin(e.rm, e.jumpTarget())
 }
