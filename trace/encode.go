@@ -13,7 +13,7 @@ func EncodeEvents(events []Event) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer zw.Close()
+	defer func() { _ = zw.Close() }() // nothing to flush: every frame is whole
 	var out, raw []byte
 	enc := newChunkEncoder(bareLayout)
 	for first := 0; first < len(events); {

@@ -20,6 +20,11 @@ func FuzzFile(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if rep.OK() {
+			if cut, err := open(t, file).Truncated(); cut {
+				t.Fatalf("verifies, but does not open as complete: %v", err)
+			}
+		}
 		if rep.OK() && rep.Events != n {
 			t.Fatalf("%d events verified, %d read", rep.Events, n)
 		}

@@ -299,6 +299,47 @@ func TestARewrittenTraceHasAnotherRoot(t *testing.T) {
 	}
 }
 
+// What verifies must be what readers see: an index that readers do not accept is a finding, even when all else is right.
+func TestVerifyAndOpenAgreeOnTheEnd(t *testing.T) {
+	file := smallTrace(t, testHeader(), smallEvents())
+	recs, kinds, _ := dissect(t, file)
+	r := open(t, file)
+	build := func(before, after [][]byte, entries []indexEntry) []byte {
+		b := append([]byte(fileMagic), bytes.Join(before, nil)...)
+		index := int64(len(b))
+		b = appendRecord(b, recordIndex, encodeIndex(entries))
+		b = append(b, bytes.Join(after, nil)...)
+		footer := int64(len(b))
+		return appendTrailer(appendRecord(b, recordFooter, r.footer.append(nil)), index, footer)
+	}
+	var entries []indexEntry
+	chunks := 0
+	for i, rec := range r.records {
+		e := indexEntry{kind: rec.kind, length: rec.length}
+		if kinds[i] == recordChunk {
+			c := r.chunks[chunks]
+			e.count, e.firstPos, e.firstTime = c.count, c.firstPos, c.firstTime
+			chunks++
+		}
+		entries = append(entries, e)
+	}
+	n := len(recs)
+	if rep := verify(t, build(recs, nil, entries)); !rep.OK() {
+		t.Fatalf("the test does not rebuild the file: %v", rep.Err())
+	}
+	for name, f := range map[string][]byte{
+		"host section after the index": build(recs[:n-1], recs[n-1:], entries[:n-1]),
+		"host section listed too":      build(recs[:n-1], recs[n-1:], entries),
+		"record not listed":            build(recs, nil, entries[:n-1]),
+		"second index":                 build(recs, [][]byte{appendRecord(nil, recordIndex, encodeIndex(entries))}, entries),
+	} {
+		rep := verify(t, f)
+		if cut, _ := open(t, f).Truncated(); rep.OK() || !cut {
+			t.Errorf("%s: verify finds %v, opens as truncated: %v", name, rep.Findings, cut)
+		}
+	}
+}
+
 func TestDecompressionBombIsRefused(t *testing.T) {
 	h := testHeader()
 	file := smallTrace(t, h, smallEvents())

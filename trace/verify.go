@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"slices"
 )
 
 // Code names what kind of damage a [Finding] is about.
@@ -143,6 +144,8 @@ type verifier struct {
 	inputs  map[uint32]*wholeInput
 	trailer *trailer
 	index   []indexEntry // what the index says, nil if it cannot be read
+	starts  []int64      // offsets of those records, and of the index itself
+	indexed bool         // the index record was passed: only the footer may follow
 	footer  *footer
 }
 
@@ -231,6 +234,12 @@ func (v *verifier) readEnd(next int64) error {
 		return ioError(err)
 	}
 	v.footer, v.index = f, entries
+	at := int64(len(fileMagic))
+	for _, e := range entries {
+		v.starts = append(v.starts, at)
+		at = recordAt{e.kind, at, e.length}.end()
+	}
+	v.starts = append(v.starts, at)
 	return nil
 }
 
@@ -244,6 +253,11 @@ func (v *verifier) bound() int64 {
 
 func (v *verifier) walk(offset int64) error {
 	for offset < v.bound() {
+		if len(v.walked) > maxRecords {
+			v.report.add(Finding{Code: CodeDamaged, Offset: offset, Length: v.size - offset, Chunk: -1, Message: "there are more records than a trace may have"})
+			v.whole = false
+			return nil
+		}
 		rec, body, err := v.read(offset)
 		if err != nil {
 			if e := ioError(err); e != nil {
@@ -306,7 +320,7 @@ func (v *verifier) damaged(offset int64, rec recordAt, err error) (next int64, o
 func (v *verifier) lost(offset, end int64, rec recordAt, err error) {
 	f := Finding{Code: CodeDamaged, Offset: offset, Length: end - offset, Chunk: -1}
 	kind := rec.kind
-	if e, found := v.indexed(offset); found {
+	if e, found := v.lookup(offset); found {
 		kind = e.kind
 		v.walked = append(v.walked, e)
 	}
@@ -331,26 +345,18 @@ func (v *verifier) lost(offset, end int64, rec recordAt, err error) {
 	v.report.add(f)
 }
 
-// indexed looks up the record that the index has at offset.
-func (v *verifier) indexed(offset int64) (indexEntry, bool) {
-	at := int64(len(fileMagic))
-	for _, e := range v.index {
-		if at == offset {
-			return e, true
-		}
-		at = recordAt{e.kind, at, e.length}.end()
+// lookup finds the record that the index has at offset.
+func (v *verifier) lookup(offset int64) (indexEntry, bool) {
+	if i, found := slices.BinarySearch(v.starts, offset); found && i < len(v.index) {
+		return v.index[i], true
 	}
 	return indexEntry{}, false
 }
 
 // after returns where, by index and trailer, the first record after offset begins.
 func (v *verifier) after(offset int64) (int64, bool) {
-	at := int64(len(fileMagic))
-	for _, e := range v.index {
-		at = recordAt{e.kind, at, e.length}.end()
-		if at > offset {
-			return min(at, v.bound()), true
-		}
+	if i, _ := slices.BinarySearch(v.starts, offset+1); i < len(v.starts) {
+		return min(v.starts[i], v.bound()), true
 	}
 	if v.trailer != nil {
 		for _, at := range [...]int64{v.trailer.index, v.trailer.footer, v.bound()} {
@@ -378,6 +384,9 @@ func (v *verifier) cutOff(offset int64, message string) {
 }
 
 func (v *verifier) record(rec recordAt, body []byte) {
+	if v.indexed && rec.kind != recordFooter {
+		v.report.add(Finding{Code: CodeIndex, Offset: rec.offset, Length: rec.end() - rec.offset, Chunk: -1, Message: fmt.Sprintf("a %s stands after the index", rec.kind)})
+	}
 	switch rec.kind {
 	case recordHeader:
 		v.report.add(Finding{Code: CodeDamaged, Offset: rec.offset, Length: rec.end() - rec.offset, Chunk: -1, Message: "a second header: two traces were joined"})
@@ -391,6 +400,7 @@ func (v *verifier) record(rec recordAt, body []byte) {
 	case recordBlob:
 		v.blob(rec, body)
 	case recordIndex:
+		v.indexed = true
 		if v.trailer != nil && rec.offset != v.trailer.index {
 			v.report.add(Finding{Code: CodeIndex, Offset: rec.offset, Chunk: -1, Message: "the index is not where the trailer says"})
 		} else if !bytes.Equal(body, encodeIndex(v.walked)) {
@@ -574,6 +584,9 @@ func (v *verifier) conclude() {
 	if v.footer == nil {
 		bad(CodeFooter, "there is no footer where the trailer says")
 		return
+	}
+	if v.index == nil && v.report.OK() {
+		bad(CodeIndex, "the index is not where the trailer says, or cannot be read")
 	}
 	f := v.footer
 	if !bytes.Equal(f.host, v.report.HostDigest) {
