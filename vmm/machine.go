@@ -213,7 +213,7 @@ func (m *Machine) makeCPU() error {
 		table = vcpu.DetvmV1(m.tscIsTime)
 	}
 	cpu, err := newEngine(m.config.Engine, vcpu.Config{
-		Memory: m.mem.ranges, CPUID: table, Clock: m.config.Clock,
+		Memory: m.mem.ranges, CPUID: table, UserCPUID: m.config.userCPUID, Clock: m.config.Clock,
 		TSC: func() uint64 { return m.vt.at(m.cpu.Count()) },
 	})
 	if err != nil {

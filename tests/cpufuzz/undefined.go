@@ -58,7 +58,7 @@ const (
 
 var excluded = map[string]string{
 	"IN": toMachine, "OUT": toMachine, "INS": toMachine, "OUTS": toMachine,
-	"CPUID": hostIdentity, "RDTSC": timeDepends, "RDTSCP": timeDepends, "RDPMC": timeDepends,
+	"CPUID": hostIdentity, "XGETBV": hostIdentity, "RDTSC": timeDepends, "RDTSCP": timeDepends, "RDPMC": timeDepends,
 	"SGDT": hostTables, "SIDT": hostTables, "SLDT": hostTables, "STR": hostTables, "SMSW": hostTables,
 	"LAR": hostTables, "LSL": hostTables, "VERR": hostTables, "VERW": hostTables,
 	"MOVTOSEG": hostTables, "MOVFROMSEG": hostTables, "LSS": hostTables, "LFS": hostTables, "LGS": hostTables,

@@ -149,7 +149,7 @@ type CPU struct {
 	branchClock bool
 	cpuid       []vcpu.CPUIDLeaf
 	userCPUID   []vcpu.CPUIDLeaf // at ring 3, when it differs
-	physRsvd    uint64 // page-table bits above the physical address width
+	physRsvd    uint64           // page-table bits above the physical address width
 	has1G       bool
 	hasSMEP     bool
 	hasSMAP     bool

@@ -14,7 +14,7 @@ var fullExecs = map[string]execFn{
 	"AAM": xAam, "AAD": xAad, "PUSHA": xPusha, "POPA": xPopa, "BOUND": xBound,
 	"CLFLUSH": xClflush, "LFENCE": xNop, "MFENCE": xNop, "SFENCE": xNop, "PUSHF": xPushf, "FWAIT": xFwait, "STI": xSti, "CLI": xCli,
 	"MOVFROMSEG": xMovFromSeg, "SLDT": xSldt, "STR": xStr, "SMSW": xSmsw, "SGDT": xSgdt, "SIDT": xSidt, "LAR": xLar, "LSL": xLsl,
-	"VERR": xVerr, "VERW": xVerw, "CPUID": xCpuid, "RDTSC": xRdtsc, "RDTSCP": xRdtscp, "ARPL": xArpl,
+	"VERR": xVerr, "VERW": xVerw, "CPUID": xCpuid, "XGETBV": xXgetbv, "RDTSC": xRdtsc, "RDTSCP": xRdtscp, "ARPL": xArpl,
 	"FXSAVE": xFxsave, "FXRSTOR": xFxrstor, "LDMXCSR": xLdmxcsr, "STMXCSR": xStmxcsr, "EMMS": xEmms,
 	"WBINVD": xPrivNop, "INVD": xPrivNop, "INVLPG": xPrivNop,
 	"MOVFROMCR": xMovFromCR, "MOVFROMDR": xMovFromDR, "RDPMC": xRdpmc,

@@ -232,6 +232,21 @@ func xCpuid(c *CPU, o *op) *op {
 	return next(o)
 }
 
+// xXgetbv does not belong to the model. Only ring 3 has it, where it is shown a host's processor whose operating system uses XSAVE; XCR0 then enables
+// all that the processor supports.
+func xXgetbv(c *CPU, o *op) *op {
+	const osxsave = 1 << 27
+	if _, _, features, _ := vcpu.LookupCPUID(c.userCPUID, 1, 0); c.cpl != 3 || features&osxsave == 0 {
+		return c.raise(o, vecUD)
+	}
+	if uint32(c.r[1]) != 0 {
+		return c.raiseGP(o)
+	}
+	low, _, _, high := vcpu.LookupCPUID(c.userCPUID, 0xd, 0)
+	c.r[0], c.r[2] = uint64(low), uint64(high)
+	return next(o)
+}
+
 // readTSC asks the machine for the time, with the count exact for instruction o.
 func (c *CPU) readTSC(o *op) {
 	c.left += int64(o.rest)
