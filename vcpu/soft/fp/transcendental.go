@@ -18,7 +18,7 @@ var (
 var halfPi66 = [2]uint64{0x3, 0x243f6a8885a308d3}
 
 func initTranscendental() {
-	for i, op := range map[int]*Op87{
+	fill(&registerForms[1], [64]*Op87{
 		0x30: plain("F2XM1", monadic(f2xm1)),
 		0x31: plain("FYL2X", dyadicPop((*X87).fyl2x)),
 		0x32: plain("FPTAN", fptan),
@@ -27,9 +27,7 @@ func initTranscendental() {
 		0x3b: plain("FSINCOS", fsincos),
 		0x3e: plain("FSIN", trigonometric(func(s, _ num) num { return s })),
 		0x3f: plain("FCOS", trigonometric(func(_, c num) num { return c })),
-	} {
-		registerForms[1][i] = op
-	}
+	})
 }
 
 // result rounds a computed value to extended precision; precision control does not apply.

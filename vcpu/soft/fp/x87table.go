@@ -88,6 +88,15 @@ func column(opcode, reg int, op *Op87) {
 	}
 }
 
+// fill sets the forms that are given.
+func fill(forms *[64]*Op87, with [64]*Op87) {
+	for i, op := range with {
+		if op != nil {
+			forms[i] = op
+		}
+	}
+}
+
 func initMemory() {
 	memoryForms[1] = [8]*Op87{
 		load("FLD", 4, loadF32), nil,
@@ -121,7 +130,7 @@ func initRegister() {
 	}
 	registerForms[1][0x10] = plain("FNOP", fnop).control()
 	column(1, 3, plain("FSTPNCE", storeUnchecked)) // alias
-	unary := map[int]*Op87{
+	fill(&registerForms[1], [64]*Op87{
 		0x20: plain("FCHS", fchs), 0x21: plain("FABS", fabs), 0x24: plain("FTST", ftst), 0x25: plain("FXAM", fxam),
 		0x28: plain("FLD1", constant(1<<63, 0, 0)),
 		0x29: plain("FLDL2T", constant(0xd49a784bcd1b8afe, 0x492bf6ff4dafdb4d, 1)),
@@ -133,10 +142,7 @@ func initRegister() {
 		0x34: plain("FXTRACT", fxtract), 0x35: plain("FPREM1", fprem(true)), 0x38: plain("FPREM", fprem(false)),
 		0x36: plain("FDECSTP", fdecstp).control(), 0x37: plain("FINCSTP", fincstp).control(),
 		0x3a: plain("FSQRT", monadic(fsqrt)), 0x3c: plain("FRNDINT", monadic(frndint)), 0x3d: plain("FSCALE", fscale),
-	}
-	for i, op := range unary {
-		registerForms[1][i] = op
-	}
+	})
 	for i, c := range []struct {
 		name  string
 		flags uint32
