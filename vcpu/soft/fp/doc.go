@@ -34,5 +34,5 @@
 //   - EMMS clears TOP. D9 D8+i (an alias of FSTP) does not check for an empty register.
 //   - Transcendental results are correctly rounded here (transcendental.go). That processor's are in 99 of 100 cases, and else one unit off.
 //
-// FOP, FIP and FDP are recorded for every non-control instruction, as Intel's processors do; AMD's show them only while an exception is pending.
+// The selectors FCS and FDS are not recorded but saved as zeros. FOP, FIP and FDP are recorded for every non-control instruction, as Intel's processors do; AMD's show them only while an exception is pending.
 package fp

@@ -15,10 +15,8 @@ func (x *X87) FXSave(img *[512]byte, xmm *[16][2]uint64, mxcsr uint32, wide bool
 		le.PutUint64(img[8:], x.FIP)
 		le.PutUint64(img[16:], x.FDP)
 	} else {
-		le.PutUint32(img[8:], uint32(x.FIP))
-		le.PutUint32(img[12:], uint32(x.FCS))
-		le.PutUint32(img[16:], uint32(x.FDP))
-		le.PutUint32(img[20:], uint32(x.FDS))
+		le.PutUint64(img[8:], uint64(uint32(x.FIP)))
+		le.PutUint64(img[16:], uint64(uint32(x.FDP)))
 	}
 	le.PutUint32(img[24:], mxcsr)
 	le.PutUint32(img[28:], MXCSRMask)
@@ -48,10 +46,8 @@ func (x *X87) FXRestore(img *[512]byte, xmm *[16][2]uint64, mxcsr *uint32, wide 
 	x.FOP = le.Uint16(img[6:]) & 0x7ff
 	if wide {
 		x.FIP, x.FDP = le.Uint64(img[8:]), le.Uint64(img[16:])
-		x.FCS, x.FDS = 0, 0
 	} else {
-		x.FIP, x.FCS = uint64(le.Uint32(img[8:])), le.Uint16(img[12:])
-		x.FDP, x.FDS = uint64(le.Uint32(img[16:])), le.Uint16(img[20:])
+		x.FIP, x.FDP = uint64(le.Uint32(img[8:])), uint64(le.Uint32(img[16:]))
 	}
 	for i := uint8(0); i < 8; i++ {
 		p := img[32+16*int(i):][:16]

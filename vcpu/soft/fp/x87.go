@@ -28,8 +28,6 @@ type X87 struct {
 	SW   uint16     // status word, with TOP in bits 13:11
 	Used uint8      // bit i: physical register i is not empty (the abridged tag word of FXSAVE)
 	FOP  uint16     // last opcode: low 3 bits of the first byte, then ModRM
-	FCS  uint16
-	FDS  uint16
 	FIP  uint64
 	FDP  uint64
 }
@@ -109,14 +107,14 @@ func (x *X87) Exec(op *Op87, modrm uint8, o *Operands) {
 // Pending reports whether an unmasked exception is pending, which the next waiting x87 or MMX instruction reports as #MF.
 func (x *X87) Pending() bool { return x.SW&Summary != 0 }
 
-// SetPointers records the instruction and operand pointers of a non-control instruction: fop is the low 3 bits of the opcode byte and
-// the ModRM byte; ds and dp are only given for forms with a memory operand.
-func (x *X87) SetPointers(opcode, modrm uint8, cs uint16, ip uint64, hasMem bool, ds uint16, dp uint64) {
+// SetPointers records the opcode and the instruction and operand pointers of a non-control instruction; dp is 0 without a memory operand. The
+// selectors (cs and ds) are not recorded but saved as zeros, as on all processors that deprecate them (SDM vol. 1, 8.1.8): so the
+// FXSAVE64 image is the whole state of the unit.
+func (x *X87) SetPointers(opcode, modrm uint8, _ uint16, ip uint64, hasMem bool, _ uint16, dp uint64) {
 	x.FOP = uint16(opcode&7)<<8 | uint16(modrm)
-	x.FCS, x.FIP = cs, ip
-	x.FDS, x.FDP = 0, 0
+	x.FIP, x.FDP = ip, 0
 	if hasMem {
-		x.FDS, x.FDP = ds, dp
+		x.FDP = dp
 	}
 }
 

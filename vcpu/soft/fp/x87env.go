@@ -39,7 +39,7 @@ func (x *X87) setTagWord(tw uint16) {
 
 // storeEnv writes the environment in one of its four layouts (SDM vol. 1, figures 8-9 to 8-12) and returns its length.
 func (x *X87) storeEnv(o *Operands) int {
-	words := [7]uint16{x.CW, x.SW, x.tagWord(), uint16(x.FIP), x.FCS, uint16(x.FDP), x.FDS}
+	words := [7]uint16{x.CW, x.SW, x.tagWord(), uint16(x.FIP), 0, uint16(x.FDP), 0} // no selectors, see SetPointers
 	if o.RealMode {
 		words[4] = uint16(x.FIP>>16)<<12 | x.FOP&0x7ff
 		words[6] = uint16(x.FDP>>16) << 12
@@ -63,9 +63,9 @@ func (x *X87) storeEnv(o *Operands) int {
 		return 28
 	}
 	put(3, uint32(x.FIP))
-	put(4, uint32(x.FCS)|uint32(x.FOP&0x7ff)<<16)
+	put(4, uint32(x.FOP&0x7ff)<<16)
 	put(5, uint32(x.FDP))
-	put(6, unused|uint32(x.FDS))
+	put(6, unused)
 	return 28
 }
 
@@ -78,22 +78,18 @@ func (x *X87) loadEnv(o *Operands) int {
 		n = 14
 		x.CW, x.SW = fixCW(get16(0)), get16(1)
 		x.setTagWord(get16(2))
-		x.FIP, x.FCS, x.FDP, x.FDS, x.FOP = uint64(get16(3)), get16(4), uint64(get16(5)), get16(6), 0
+		x.FIP, x.FDP, x.FOP = uint64(get16(3)), uint64(get16(5)), 0
 		if o.RealMode {
-			x.FIP, x.FOP, x.FDP = x.FIP|uint64(x.FCS>>12)<<16, x.FCS&0x7ff, x.FDP|uint64(x.FDS>>12)<<16
+			x.FIP, x.FOP, x.FDP = x.FIP|uint64(get16(4)>>12)<<16, get16(4)&0x7ff, x.FDP|uint64(get16(6)>>12)<<16
 		}
 	} else {
 		x.CW, x.SW = fixCW(get16(0)), get16(2)
 		x.setTagWord(get16(4))
-		x.FIP, x.FCS, x.FOP = uint64(get32(3)), get16(8), get16(9)&0x7ff
-		x.FDP, x.FDS = uint64(get32(5)), get16(12)
+		x.FIP, x.FDP, x.FOP = uint64(get32(3)), uint64(get32(5)), get16(9)&0x7ff
 		if o.RealMode {
 			x.FIP, x.FOP = uint64(get16(6))|uint64(get32(4)>>12&0xffff)<<16, get16(8)&0x7ff
 			x.FDP = uint64(get16(10)) | uint64(get32(6)>>12&0xffff)<<16
 		}
-	}
-	if o.RealMode {
-		x.FCS, x.FDS = 0, 0
 	}
 	x.updateSummary()
 	return n
