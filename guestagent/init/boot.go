@@ -104,7 +104,8 @@ func reserveStandardStreams() error {
 			return err
 		}
 		if fd > 2 {
-			return unix.Close(fd)
+			closeFD(fd)
+			return nil
 		}
 	}
 }
@@ -118,7 +119,7 @@ func loopbackUp() error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
+	defer closeFD(fd)
 	req, err := unix.NewIfreq("lo")
 	if err != nil {
 		return err
@@ -196,7 +197,7 @@ func readFile(path string, limit int) []byte {
 	if err != nil {
 		return nil
 	}
-	defer unix.Close(fd)
+	defer closeFD(fd)
 	b := make([]byte, limit)
 	n := 0
 	for n < limit {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/binary"
+	"errors"
 	"strconv"
 	"syscall"
 
@@ -82,7 +83,7 @@ func (a *agent) spawn(id identity) error {
 	a.pid = int(pid)
 	for _, fd := range []int{status[1], p.in, p.out[0], p.out[1]} {
 		if fd >= 0 {
-			unix.Close(fd)
+			closeFD(fd)
 		}
 	}
 	return a.begin()
@@ -168,7 +169,7 @@ func (a *agent) connectTerminal(p *plan) error {
 
 // setWinsize sets a terminal's size. Programs cope with a wrong one, so there is nothing to report.
 func setWinsize(fd int, rows, cols uint16) {
-	unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: cols})
+	_ = unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: cols})
 }
 
 // become turns the forked child into the command, or reports why it cannot and exits.
@@ -180,7 +181,7 @@ func (p *plan) become() {
 	var report [5]byte
 	report[0] = byte(stage)
 	binary.LittleEndian.PutUint32(report[1:], uint32(errno))
-	unix.Write(p.status, report[:])
+	_, _ = unix.Write(p.status, report[:])
 	unix.Exit(guestagent.ExitAgentError)
 }
 
@@ -270,7 +271,7 @@ func (a *agent) settle() error {
 	if err := unix.EpollCtl(a.epoll, unix.EPOLL_CTL_DEL, a.status, nil); err != nil {
 		return failure("exec", "stop watching the child's status", err)
 	}
-	unix.Close(a.status)
+	closeFD(a.status)
 	a.status = -1
 	if n == len(report) {
 		return a.execFailure(childStage(report[0]), unix.Errno(binary.LittleEndian.Uint32(report[1:])))
@@ -280,7 +281,8 @@ func (a *agent) settle() error {
 }
 
 func errnoOf(err error) unix.Errno {
-	if errno, ok := err.(unix.Errno); ok {
+	var errno unix.Errno
+	if errors.As(err, &errno) {
 		return errno
 	}
 	return unix.EIO

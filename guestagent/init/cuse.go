@@ -73,6 +73,16 @@ func cuseInitPayload(minor uint32) []byte {
 	return append(b, "DEVNAME="+stdinDevice+"\x00"...)
 }
 
+// fuseOpenPayload is struct fuse_open_out: no handle, and FOPEN_STREAM, for a file without a position. Our kernel's CUSE
+// heeds it, so that lseek(2) fails as on a pipe; with others it seems to succeed, and a shell that reads its script from
+// standard input ahead of the commands believes that it can go back.
+func fuseOpenPayload() []byte {
+	const fopenStream = 1 << 4
+	b := make([]byte, 16)
+	binary.LittleEndian.PutUint32(b[8:], fopenStream)
+	return b
+}
+
 // fuseReadSize returns how many bytes a READ asks for (struct fuse_read_in).
 func fuseReadSize(arg []byte) (uint32, bool) {
 	if len(arg) < 20 {

@@ -78,7 +78,7 @@ func (a *agent) unwatch(o *output) error {
 	if o.tty {
 		a.stdin = noInput{} // it writes to the same descriptor
 	}
-	unix.Close(o.from)
+	closeFD(o.from)
 	o.from = -1
 	return nil
 }
@@ -146,13 +146,13 @@ func (a *agent) signal(s unix.Signal) {
 			target = -group
 		}
 	}
-	unix.Kill(target, s)
+	_ = unix.Kill(target, s)
 }
 
 // reap collects the processes that ended: the command, and orphans, which PID 1 inherits.
 func (a *agent) reap() error {
 	var info [128]byte // struct signalfd_siginfo; several SIGCHLD merge into one
-	unix.Read(a.sig, info[:])
+	_, _ = unix.Read(a.sig, info[:])
 	for {
 		var status unix.WaitStatus
 		var usage unix.Rusage
@@ -185,7 +185,7 @@ func (a *agent) commandEnded(status unix.WaitStatus, usage *unix.Rusage) error {
 	} else {
 		a.exited.Code = uint8(status.ExitStatus())
 	}
-	unix.Kill(-1, unix.SIGKILL)
+	_ = unix.Kill(-1, unix.SIGKILL) // ESRCH: nothing is left
 	if a.device != nil {
 		if err := a.device.ended(); err != nil {
 			return err

@@ -27,9 +27,15 @@
 package main
 
 import (
+	"errors"
+	"runtime"
+
 	"github.com/detvm/detvm/guestagent"
 	"golang.org/x/sys/unix"
 )
+
+// The whole program stays on the main thread: quietRuntime silences the others, and a forked child has no other.
+func init() { runtime.LockOSThread() }
 
 func main() {
 	a := new(agent)
@@ -39,17 +45,16 @@ func main() {
 	if err := a.serve(); err != nil {
 		a.fail(err)
 	}
-	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
-	die(failure("power off", "cannot power off", nil))
+	die(failure("power off", "power off", unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)))
 }
 
 // die ends the guest: the kernel panics when PID 1 exits.
 func die(err error) {
 	msg := []byte("<0>detvm agent: " + err.Error() + "\n")
 	if fd, openErr := unix.Open("/dev/kmsg", unix.O_WRONLY|unix.O_CLOEXEC, 0); openErr == nil {
-		unix.Write(fd, msg)
+		_, _ = unix.Write(fd, msg)
 	} else {
-		unix.Write(2, msg)
+		_, _ = unix.Write(2, msg)
 	}
 	unix.Exit(1)
 }
@@ -60,7 +65,8 @@ func failure(stage, what string, err error) *guestagent.Failed {
 	if err != nil {
 		f.Message += ": " + err.Error()
 	}
-	if errno, ok := err.(unix.Errno); ok {
+	var errno unix.Errno
+	if errors.As(err, &errno) {
 		f.Errno = uint32(errno)
 	}
 	return f
@@ -80,8 +86,8 @@ func (a *agent) send(m guestagent.Message) {
 
 // fail sends FAILED for err.
 func (a *agent) fail(err error) {
-	f, ok := err.(*guestagent.Failed)
-	if !ok {
+	var f *guestagent.Failed
+	if !errors.As(err, &f) {
 		f = failure("agent", err.Error(), nil)
 	}
 	if len(a.mounted) > 0 {
@@ -129,3 +135,6 @@ func readFull(fd int, b []byte) error {
 	}
 	return nil
 }
+
+// closeFD closes a descriptor. There is nothing to be done about an error, and nothing was written that could be lost.
+func closeFD(fd int) { _ = unix.Close(fd) }

@@ -67,7 +67,7 @@ func quietRuntime() error {
 // nap sleeps for ns nanoseconds (below a second) without telling the Go scheduler.
 func nap(ns int64) {
 	t := unix.Timespec{Nsec: ns}
-	unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&t)), 0, 0)
+	_, _, _ = unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&t)), 0, 0)
 }
 
 // otherThreads returns the IDs of the process's threads but the main one, oldest first.
@@ -91,7 +91,7 @@ func readDir(path string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer unix.Close(fd)
+	defer closeFD(fd)
 	var names []string
 	buf := make([]byte, 2048)
 	for {

@@ -107,7 +107,7 @@ func createFile(path, content string) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
+	defer closeFD(fd)
 	return writeAll(fd, []byte(content))
 }
 
@@ -162,7 +162,7 @@ func identify(device string) (string, error) {
 	if err != nil {
 		return "", failure("root", "open "+device, err)
 	}
-	defer unix.Close(fd)
+	defer closeFD(fd)
 	var head [2048]byte
 	n, err := unix.Pread(fd, head[:], 0)
 	if err != nil {

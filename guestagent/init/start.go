@@ -45,7 +45,7 @@ func (a *agent) seed() error {
 	if err != nil {
 		return failure("seed", "open /dev/urandom", err)
 	}
-	defer unix.Close(fd)
+	defer closeFD(fd)
 	if err := addEntropy(fd, a.start.Seed[:]); err != nil {
 		return failure("seed", "seed the random pool", err)
 	}

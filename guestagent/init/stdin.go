@@ -67,7 +67,7 @@ func (d *demandInput) ready(uint32) error {
 	}
 	switch r.op {
 	case fuseOpen:
-		err = d.server.answer(r.unique, 0, make([]byte, 16)) // struct fuse_open_out: no handle, no flags
+		err = d.server.answer(r.unique, 0, fuseOpenPayload())
 	case fuseRelease:
 		err = d.server.answer(r.unique, 0, nil)
 	case fuseRead, fusePoll:
@@ -208,7 +208,7 @@ func (q *queueInput) ready(uint32) error {
 		if err := q.arm(false); err != nil {
 			return err
 		}
-		unix.Close(q.fd)
+		closeFD(q.fd)
 		q.fd = -1
 		return nil
 	}

@@ -90,7 +90,7 @@ func (b *bench) bytes(s string, eof bool) {
 func TestReadAsksForInputAndGetsIt(t *testing.T) {
 	b := newBench(t)
 	b.ask(fuseOpen, 1, make([]byte, 8))
-	b.answered(1, 0, string(make([]byte, 16)))
+	b.answered(1, 0, string(fuseOpenPayload()))
 	b.wants(0)
 	b.read(2, 100)
 	b.wants(100)
