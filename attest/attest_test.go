@@ -19,6 +19,7 @@ import (
 
 	ssldsse "github.com/secure-systems-lab/go-securesystemslib/dsse"
 	"github.com/sigstore/sigstore/pkg/signature"
+	"github.com/sigstore/sigstore/pkg/signature/kms/fake"
 
 	"github.com/detvm/detvm/trace"
 )
@@ -610,6 +611,28 @@ func TestKeyFiles(t *testing.T) {
 	}
 	if _, err := LoadSigner(ctx, "nosuchkms://key", nil); err == nil {
 		t.Error("an unknown key service is accepted")
+	}
+}
+
+// A key management service signs like a key file.
+func TestKeyManagementService(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.WithValue(context.Background(), fake.KmsCtxKey{}, crypto.PrivateKey(key))
+	s, err := LoadSigner(ctx, "fakekms://key", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pub, err := LoadPublicKey(ctx, "fakekms://key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := testTrace(t, nil)
+	r, rep := openTrace(t, file)
+	if _, err := Verify(r, rep, [][]byte{signRun(t, file, s)}, &Policy{Keys: []crypto.PublicKey{pub}}); err != nil {
+		t.Error(err)
 	}
 }
 

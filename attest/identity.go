@@ -16,6 +16,16 @@ type TrustRoot struct {
 	Roots, Intermediates []*x509.Certificate
 	// LogKeys are the public keys of the transparency log (Rekor).
 	LogKeys []crypto.PublicKey
+	// valid says from when to when an authority is to be believed, by the encoding of its certificate or key. Those not in it are, always.
+	valid map[string]period
+}
+
+// period is a span of time; the zero Time leaves its side open.
+type period struct{ from, to time.Time }
+
+func (t *TrustRoot) believed(encoding []byte, at time.Time) bool {
+	p, limited := t.valid[string(encoding)]
+	return !limited || !at.Before(p.from) && (p.to.IsZero() || !at.After(p.to))
 }
 
 // Fulcio's certificate extensions that name the identity provider: the value is a DER UTF8String in the newer, raw text in the older.
@@ -58,10 +68,14 @@ func (v *Voucher) checkIdentity(p *parsed, message []byte, policy *Policy) error
 func (t *TrustRoot) checkChain(cert *x509.Certificate, at time.Time) error {
 	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
 	for _, c := range t.Roots {
-		roots.AddCert(c)
+		if t.believed(c.Raw, at) {
+			roots.AddCert(c)
+		}
 	}
 	for _, c := range t.Intermediates {
-		intermediates.AddCert(c)
+		if t.believed(c.Raw, at) {
+			intermediates.AddCert(c)
+		}
 	}
 	_, err := cert.Verify(x509.VerifyOptions{Roots: roots, Intermediates: intermediates, CurrentTime: at,
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}})

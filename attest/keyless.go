@@ -263,36 +263,3 @@ func (a *logAnswer) entry() (*rekorpb.TransparencyLogEntry, error) {
 		CanonicalizedBody: a.Body,
 	}, nil
 }
-
-// LoadTrustRoot reads authorities from PEM: certificates of the certificate authority (those that sign themselves are roots, the others intermediates)
-// and public keys of transparency logs.
-func LoadTrustRoot(certificates, logKeys []byte) (*TrustRoot, error) {
-	t := &TrustRoot{}
-	certs, err := cryptoutils.UnmarshalCertificatesFromPEM(certificates)
-	if err != nil {
-		return nil, fmt.Errorf("certificate authority: %w", err)
-	}
-	for _, c := range certs {
-		if bytes.Equal(c.RawSubject, c.RawIssuer) {
-			t.Roots = append(t.Roots, c)
-		} else {
-			t.Intermediates = append(t.Intermediates, c)
-		}
-	}
-	for rest := bytes.TrimSpace(logKeys); len(rest) > 0; {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil {
-			return nil, errors.New("log keys: not in PEM form")
-		}
-		key, err := ParsePublicKey(pem.EncodeToMemory(block))
-		if err != nil {
-			return nil, fmt.Errorf("log key: %w", err)
-		}
-		t.LogKeys = append(t.LogKeys, key)
-		rest = bytes.TrimSpace(rest)
-	}
-	if len(t.Roots) == 0 || len(t.LogKeys) == 0 {
-		return nil, errors.New("a trust root has at least one root certificate and one log key")
-	}
-	return t, nil
-}

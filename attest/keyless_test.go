@@ -7,6 +7,9 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -165,6 +168,67 @@ func entryOf(t *testing.T, k *Keyless, st *Statement) *rekorpb.TransparencyLogEn
 func TestTokensGoOverHTTPSOnly(t *testing.T) {
 	k := &Keyless{FulcioURL: "http://fulcio.example", Token: sigstoretest.Token("i", "a@b")}
 	if _, err := k.Sign(context.Background(), &Statement{Run: &Run{}}); err == nil || !strings.Contains(err.Error(), "https only") {
+		t.Error(err)
+	}
+}
+
+func TestTrustedRootFile(t *testing.T) {
+	s, k, policy := fakeSigstore(t)
+	r, rep := openTrace(t, testTrace(t, nil))
+	st, err := NewRun(r, rep)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := k.Sign(context.Background(), st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(s.LogKey.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := func(caFrom, caTo, logTo string) []byte {
+		end := func(t string) string {
+			if t == "" {
+				return ""
+			}
+			return `,"end":"` + t + `"`
+		}
+		return fmt.Appendf(nil, `{"mediaType":"application/vnd.dev.sigstore.trustedroot+json;version=0.1","tlogs":[{"baseUrl":%q,"hashAlgorithm":"SHA2_256",
+			"publicKey":{"rawBytes":%q,"keyDetails":"PKIX_ECDSA_P256_SHA_256","validFor":{"start":"2020-01-01T00:00:00Z"%s}},"logId":{"keyId":%q}}],
+			"certificateAuthorities":[{"subject":{"organization":"test"},"uri":%q,"certChain":{"certificates":[{"rawBytes":%q}]},"validFor":{"start":%q%s}}],"somethingNew":1}`,
+			s.URL, base64.StdEncoding.EncodeToString(der), end(logTo), base64.StdEncoding.EncodeToString(s.LogID()), s.URL,
+			base64.StdEncoding.EncodeToString(s.CA.Raw), caFrom, end(caTo))
+	}
+	for _, c := range []struct {
+		name  string
+		file  []byte
+		check Check
+	}{
+		{"good", file("2020-01-01T00:00:00Z", "", ""), ""},
+		{"authority of the past", file("2020-01-01T00:00:00Z", "2021-01-01T00:00:00Z", ""), CheckCertificate},
+		{"authority of the future", file("2999-01-01T00:00:00Z", "", ""), CheckCertificate},
+		{"log of the past", file("2020-01-01T00:00:00Z", "", "2021-01-01T00:00:00Z"), CheckLog},
+	} {
+		if policy.Trust, err = ParseTrustedRoot(c.file); err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		if _, err = Verify(r, rep, [][]byte{b}, policy); c.check != "" {
+			failsAt(t, err, c.check)
+		} else if err != nil {
+			t.Error(err)
+		}
+	}
+	for _, bad := range []string{"", "{}", `{"tlogs":1}`, `{"a":1,"a":2}`} {
+		if _, err := ParseTrustedRoot([]byte(bad)); err == nil {
+			t.Errorf("%q is accepted", bad)
+		}
+	}
+	pemCA, pemLog := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.CA.Raw}), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
+	if policy.Trust, err = LoadTrustRoot(pemCA, pemLog); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Verify(r, rep, [][]byte{b}, policy); err != nil {
 		t.Error(err)
 	}
 }

@@ -40,7 +40,15 @@ func (t *TrustRoot) checkLog(p *parsed) (time.Time, error) {
 	if err := checkLogInclusion(e, key); err != nil {
 		return time.Time{}, err
 	}
-	return time.Unix(e.GetIntegratedTime(), 0), nil
+	at := time.Unix(e.GetIntegratedTime(), 0)
+	der, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("encode the log's key: %w", err)
+	}
+	if !t.believed(der, at) {
+		return time.Time{}, fmt.Errorf("the log's key was not valid at %s", at.UTC().Format(time.RFC3339))
+	}
+	return at, nil
 }
 
 // logKey finds a log by its ID: the SHA-256 of its public key.
