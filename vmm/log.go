@@ -141,7 +141,20 @@ func (r *replayer) expect(e *trace.Event) error {
 	return nil
 }
 
-func (r *replayer) event(e *trace.Event) error { return r.expect(e) }
+func (r *replayer) event(e *trace.Event) error {
+	if end, reason := r.hostEnd(); end != nil && e.Kind != trace.KindEnd && e.Position >= end.Position {
+		return &recordedEnd{reason, int(end.Value)} // the recorder had no room for this event any more
+	}
+	return r.expect(e)
+}
+
+// recordedEnd says that the recorded run was ended by its host here.
+type recordedEnd struct {
+	reason Outcome
+	code   int
+}
+
+func (e *recordedEnd) Error() string { return "the recorded run ended here: " + string(e.reason) }
 
 func (r *replayer) input(e *trace.Event, _ func(*trace.Event) error) error {
 	if r.have && r.next.Kind == e.Kind && !isAsync(r.next) {

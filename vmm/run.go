@@ -216,8 +216,12 @@ func (m *Machine) stamp(e *trace.Event) {
 // logError turns the ways in which a log ends a run into outcomes.
 func (m *Machine) logError(err error) error {
 	var d *Divergence
+	var end *recordedEnd
 	switch {
 	case err == nil:
+		return nil
+	case errors.As(err, &end):
+		m.endWith(end.reason, end.code, "")
 		return nil
 	case errors.As(err, &d):
 		d.complete(m)
