@@ -78,11 +78,11 @@ type Exited struct {
 }
 
 // ExitCode returns the code that a shell would give: the exit code, or 128 plus the signal.
-func (e *Exited) ExitCode() int {
-	if e.Signal != 0 {
-		return 128 + int(e.Signal)
+func (m *Exited) ExitCode() int {
+	if m.Signal != 0 {
+		return 128 + int(m.Signal)
 	}
-	return int(e.Code)
+	return int(m.Code)
 }
 
 // Exit codes of a [Failed] message, those of POSIX shells and of container tools.
@@ -101,7 +101,7 @@ type Failed struct {
 }
 
 // Error makes *Failed an error.
-func (f *Failed) Error() string { return f.Message }
+func (m *Failed) Error() string { return m.Message }
 
 // Log is a line for people: sent when [Start] asked for it, and for warnings.
 type Log struct {

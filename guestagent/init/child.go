@@ -18,13 +18,14 @@ const (
 	stageTerminal
 	stageStdin
 	stageStreams
+	stageLimits
 	stageUser
 	stageCwd
 	stageExec
 )
 
 func (s childStage) String() string {
-	names := [...]string{"agent", "session", "terminal", "stdin", "streams", "user", "cwd", "exec"}
+	names := [...]string{"agent", "session", "terminal", "stdin", "streams", "limits", "user", "cwd", "exec"}
 	if int(s) >= len(names) {
 		s = 0
 	}
@@ -211,6 +212,10 @@ func (p *plan) prepare() (childStage, unix.Errno) {
 		if err := unix.Dup2(from, to); err != nil {
 			return stageStreams, errnoOf(err)
 		}
+	}
+	// The Go runtime raised the soft limit of this process; these are what most systems give.
+	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 1024, Max: 512 << 10}, nil); err != nil {
+		return stageLimits, errnoOf(err)
 	}
 	if errno := p.id.assume(); errno != 0 {
 		return stageUser, errno
