@@ -12,15 +12,16 @@ import (
 )
 
 // KernelCommandLine is the command line that the guest kernel boots with, without the parts that depend on the machine
-// (virtio_mmio.device= for each device). The kernel finds out by itself that it runs on detvm and needs no hints for that; what is
-// here would also serve another kernel on the machine.
+// (virtio_mmio.device= for each device). The embedded kernel finds out by itself that it runs on detvm and needs few of these; the
+// others are for a kernel given with --kernel.
 //
-//	quiet loglevel=2          each byte to the console is an exit; panics raise the level by themselves
-//	noapic nolapic            there is no APIC, so do not look for one
-//	panic=-1 reboot=k         a panic resets at once, through port 0x64
-//	mitigations=off noxsave   no speculation defences inside one tenant's machine; FXSAVE state only
-const KernelCommandLine = "console=ttyS0 quiet loglevel=2 noapic nolapic lpj=10000 reboot=k panic=-1 mitigations=off noxsave " +
-	"random.trust_cpu=off random.trust_bootloader=off"
+//	quiet loglevel=2        each byte to the console is an exit; a panic raises the level by itself
+//	noapic nolapic          there is no APIC, so do not look for one
+//	lpj=10000               no calibration; delay loops are short, since no device here needs time
+//	reboot=k panic=-1       a panic resets at once, through port 0x64
+//	mitigations=off         no speculation defences inside one tenant's machine
+//	random.trust_cpu=off    RDRAND must not credit the pool
+const KernelCommandLine = "console=ttyS0 quiet loglevel=2 noapic nolapic lpj=10000 reboot=k panic=-1 mitigations=off random.trust_cpu=off"
 
 //go:embed kernel/vmlinux.zst
 var kernelELF []byte
@@ -52,7 +53,9 @@ type KernelSymbols struct {
 	Text, TextEnd uint64
 }
 
-var guestKernel = sync.OnceValues(func() (*Kernel, error) {
+// GuestKernel returns the embedded guest kernel after comparing it with the committed checksum. Each call decompresses it anew, so that a machine that has
+// loaded it can let it go.
+func GuestKernel() (*Kernel, error) {
 	b, sum, err := checkedKernelFile("vmlinux", kernelELF)
 	if err != nil {
 		return nil, err
@@ -62,10 +65,7 @@ var guestKernel = sync.OnceValues(func() (*Kernel, error) {
 		return nil, fmt.Errorf("guest kernel: %w", err)
 	}
 	return &Kernel{Image: b, SHA256: sum, Symbols: s}, nil
-})
-
-// GuestKernel returns the embedded guest kernel after comparing it with the committed checksum. Safe for concurrent use; decompressed once.
-func GuestKernel() (*Kernel, error) { return guestKernel() }
+}
 
 // KernelFunctions knows the functions of the embedded guest kernel by address.
 type KernelFunctions struct {
