@@ -137,7 +137,7 @@ type CPU struct {
 
 	tlbs    [2]tlb
 	jcs     [2]jumpCache
-	tables  []uint64
+	tables  []tableRef
 	ram     []ramRange
 	lastRAM *ramRange
 	blocks  blockStore
@@ -176,7 +176,7 @@ func New(cfg vcpu.Config) (vcpu.CPU, error) {
 			return nil, fmt.Errorf("guest memory at %#x, %#x bytes, is not made of whole pages", m.GPA, n)
 		}
 		c.ram = append(c.ram, ramRange{gpa: m.GPA, size: n, host: m.Host,
-			flags: make([]uint8, n>>pageBits), code: make([]*codePage, n>>pageBits)})
+			flags: make([]uint8, n>>pageBits), code: make([]*codePage, n>>pageBits), tables: make([]int32, n>>pageBits)})
 	}
 	if len(c.ram) == 0 {
 		return nil, errors.New("a processor needs memory")

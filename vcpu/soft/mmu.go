@@ -45,6 +45,16 @@ type ramRange struct {
 	host      []byte
 	flags     []uint8
 	code      []*codePage
+	tables    []int32 // for a page with pfTable: its index in CPU.tables plus 1
+}
+
+// tableRef describes a page table in use.
+type tableRef struct {
+	pa uint64
+	// base is the linear address that the first entry of a last-level table translates, if leaf is set: then a write to one of its entries
+	// concerns one known page.
+	base uint64
+	leaf bool
 }
 
 // execEntry is an entry of the instruction TLB, used only to look blocks up.
@@ -203,9 +213,7 @@ func (c *CPU) translate(va uint64, acc access, user bool) (walkResult, bool) {
 		if e != entries[i] {
 			c.writePTE(rams[i], addrs[i], e)
 		}
-		if f := &rams[i].flags[(addrs[i]-rams[i].gpa)>>pageBits]; *f&pfTable == 0 {
-			c.trackTable(rams[i], addrs[i])
-		}
+		c.trackTable(rams[i], addrs[i], tableRef{pa: addrs[i] & pageMask, base: va &^ (1<<21 - 1), leaf: i == 3})
 	}
 	w := walkResult{pa: pa, ram: c.findRAM(pa)}
 	w.noCache = c.cr4&cr4SMAP != 0 && !user && allow&pteU != 0
@@ -252,12 +260,40 @@ func (c *CPU) permitted(allow, nx uint64, acc access, user bool) bool {
 	return true
 }
 
-// trackTable marks the page of pa as a page table from which TLB entries derive, so that writes to it are seen.
-func (c *CPU) trackTable(r *ramRange, pa uint64) {
+// trackTable notes that TLB entries derive from the page table that holds address pa, so that writes to it are seen.
+func (c *CPU) trackTable(r *ramRange, pa uint64, ref tableRef) {
 	i := (pa - r.gpa) >> pageBits
+	if r.flags[i]&pfTable != 0 {
+		if t := &c.tables[r.tables[i]-1]; t.leaf != ref.leaf || t.base != ref.base {
+			t.leaf = false // used in several places
+		}
+		return
+	}
 	r.flags[i] |= pfTable
-	c.tables = append(c.tables, pa&pageMask)
+	c.tables = append(c.tables, ref)
+	r.tables[i] = int32(len(c.tables))
 	c.protect(r, i)
+}
+
+// tableWritten drops what derives from the page-table entries in [pa, pa+n), which are about to change. A last-level entry that forbids
+// execution concerns the data TLBs of one page only; anything else empties everything.
+func (c *CPU) tableWritten(r *ramRange, pa, n uint64) {
+	t := &c.tables[r.tables[(pa-r.gpa)>>pageBits]-1]
+	at := pa &^ 7
+	if !t.leaf || at != (pa+n-1)&^7 || binary.LittleEndian.Uint64(r.host[at-r.gpa:])&pteNX == 0 || c.efer&eferNXE == 0 {
+		c.flushTLB()
+		return
+	}
+	va := t.base | at&pageOff<<(pageBits-3)
+	slot := va >> pageBits & tlbMask
+	for i := range c.tlbs {
+		if e := &c.tlbs[i].rd[slot]; e.tag == va {
+			*e = tlbEntry{tag: tlbEmpty}
+		}
+		if e := &c.tlbs[i].wr[slot]; e.tag == va {
+			*e = tlbEntry{tag: tlbEmpty}
+		}
+	}
 }
 
 // protect removes the page with index i of r from the write TLB.
@@ -281,9 +317,9 @@ func (c *CPU) protect(r *ramRange, i uint64) {
 func (c *CPU) flushTLB() {
 	c.tlbs[0].flush()
 	c.tlbs[1].flush()
-	for _, pa := range c.tables {
-		if r := c.findRAM(pa); r != nil {
-			r.flags[(pa-r.gpa)>>pageBits] &^= pfTable
+	for _, t := range c.tables {
+		if r := c.findRAM(t.pa); r != nil {
+			r.flags[(t.pa-r.gpa)>>pageBits] &^= pfTable
 		}
 	}
 	c.tables = c.tables[:0]
@@ -439,7 +475,7 @@ func (c *CPU) physWrite(r *ramRange, pa uint64, p []byte) {
 	n := uint64(len(p))
 	if *f&pfSlowWrite != 0 {
 		if *f&pfTable != 0 && c.tableLive(r, pa, n) {
-			c.flushTLB()
+			c.tableWritten(r, pa, n)
 		}
 		c.dropCode(r, pa, n)
 	}
