@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"sync"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -29,18 +28,15 @@ type Initramfs struct {
 	SHA256 [sha256.Size]byte
 }
 
-var (
-	baseInitramfs    = sync.OnceValues(func() (*Initramfs, error) { return loadInitramfs("base", "embedded/base.cpio", false) })
-	defaultInitramfs = sync.OnceValues(func() (*Initramfs, error) { return loadInitramfs("default", "embedded/default.cpio.zst", true) })
-)
-
 // BaseInitramfs returns the archive with the agent alone, to boot a root image with. It fails with [ErrNotBuilt] when
-// the binary was not made by `make build`. Safe for concurrent use; loaded once.
-func BaseInitramfs() (*Initramfs, error) { return baseInitramfs() }
+// the binary was not made by `make build`. Safe for concurrent use.
+func BaseInitramfs() (*Initramfs, error) { return loadInitramfs("base", "embedded/base.cpio", false) }
 
 // DefaultInitramfs returns the archive with the agent and the default userland, to run commands without an image. It
-// fails with [ErrNotBuilt] when the binary was not made by `make build`. Safe for concurrent use; loaded once.
-func DefaultInitramfs() (*Initramfs, error) { return defaultInitramfs() }
+// fails with [ErrNotBuilt] when the binary was not made by `make build`. Safe for concurrent use.
+func DefaultInitramfs() (*Initramfs, error) {
+	return loadInitramfs("default", "embedded/default.cpio.zst", true)
+}
 
 func loadInitramfs(name, path string, compressed bool) (*Initramfs, error) {
 	b, err := embedded.ReadFile(path)

@@ -9,6 +9,7 @@ import (
 	"hash"
 	"io"
 	"io/fs"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -56,6 +57,8 @@ type Machine struct {
 	clockPage pvclock
 	// parts is everything that snapshots and state digests cover, in a fixed order.
 	parts []part
+
+	kernelDigest, initramfsDigest Digest
 
 	vt        virtualTime
 	now       uint64 // virtual time at count
@@ -135,6 +138,7 @@ func New(c Config) (*Machine, error) {
 	m.start = c.startMessage()
 	m.session = guestagent.NewSession()
 	m.task.layout = c.Kernel.Layout
+	m.kernelDigest, m.initramfsDigest = sha256.Sum256(c.Kernel.Image), sha256.Sum256(c.Initramfs)
 	if m.mem, err = newMemory(c.Memory); err != nil {
 		return nil, &UsageError{err}
 	}
@@ -213,7 +217,7 @@ func (m *Machine) makeCPU() error {
 		table = vcpu.DetvmV1(m.tscIsTime)
 	}
 	cpu, err := newEngine(m.config.Engine, vcpu.Config{
-		Memory: m.mem.ranges, CPUID: table, UserCPUID: m.config.userCPUID, Clock: m.config.Clock,
+		Memory: m.mem.ranges, CPUID: table, Ring3: m.config.ring3, Clock: m.config.Clock,
 		TSC: func() uint64 { return m.vt.at(m.cpu.Count()) },
 	})
 	if err != nil {
@@ -275,6 +279,8 @@ func (m *Machine) Run(ctx context.Context) (*Result, error) {
 	if err := m.bootOrRestore(); err != nil {
 		return nil, err
 	}
+	m.config.Kernel.Image, m.config.Initramfs = nil, nil // they are in guest RAM now
+	debug.FreeOSMemory()                                 // tens of megabytes
 	if err := m.loop(); err != nil {
 		return nil, err
 	}

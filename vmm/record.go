@@ -75,8 +75,8 @@ func (m *Machine) traceHeader() *trace.Header {
 	in := func(role, name string, size uint64, digest trace.Digest) {
 		h.Inputs = append(h.Inputs, trace.Input{Role: role, Name: name, Size: size, Digest: digest})
 	}
-	in(roleKernel, "", uint64(len(c.Kernel.Image)), trace.NewDigest(trace.SHA256, c.Kernel.Image))
-	in(roleInitramfs, "", uint64(len(c.Initramfs)), trace.NewDigest(trace.SHA256, c.Initramfs))
+	in(roleKernel, "", uint64(len(c.Kernel.Image)), trace.DigestOf(trace.SHA256, m.kernelDigest[:]))
+	in(roleInitramfs, "", uint64(len(c.Initramfs)), trace.DigestOf(trace.SHA256, m.initramfsDigest[:]))
 	for _, d := range []struct {
 		role string
 		disk *Disk
@@ -125,6 +125,14 @@ func (m *Machine) startRecording() error {
 	}
 	m.writer = w
 	m.log, m.logging = recorder{w}, true
+	if !r.SelfContained {
+		return nil
+	}
+	for i, p := range [][]byte{m.config.Kernel.Image, m.config.Initramfs} {
+		if err := w.AddBlob(i, 0, p); err != nil {
+			return fmt.Errorf("store %s in the trace: %w", header.Inputs[i].Role, err)
+		}
+	}
 	return nil
 }
 
@@ -169,7 +177,7 @@ func (m *Machine) endLog(state Digest) error {
 		return nil
 	}
 	if m.config.Record.SelfContained {
-		if err := m.storeInputs(); err != nil {
+		if err := m.storeDisks(); err != nil {
 			return err
 		}
 	}
@@ -200,15 +208,8 @@ func overlayDigest(base Digest, d *virtio.Disk) Digest {
 	return Digest(h.Sum(nil))
 }
 
-// storeInputs writes kernel, initramfs and the disk blocks that the guest read into the trace.
-func (m *Machine) storeInputs() error {
-	add := func(input int, p []byte) error { return m.writer.AddBlob(input, 0, p) }
-	if err := add(0, m.config.Kernel.Image); err != nil {
-		return fmt.Errorf("store the kernel in the trace: %w", err)
-	}
-	if err := add(1, m.config.Initramfs); err != nil {
-		return fmt.Errorf("store the initramfs in the trace: %w", err)
-	}
+// storeDisks writes the disk blocks that the guest read into the trace.
+func (m *Machine) storeDisks() error {
 	input := 2
 	for _, d := range []struct {
 		disk  *Disk

@@ -112,10 +112,9 @@ func (m *Machine) checkpoint() error {
 // snapshotKey identifies a boot: everything that the machine's state at READY depends on.
 func (m *Machine) snapshotKey() (Digest, error) {
 	h := sha256.New()
-	kernel, initramfs := sha256.Sum256(m.config.Kernel.Image), sha256.Sum256(m.config.Initramfs)
 	fmt.Fprintf(h, "%s %s %s %s %s %d %d %s\x00", snapshotMagic, Version, MachineModel, m.config.Engine, m.config.Clock, m.config.Memory, m.vt.rate, m.cmdline())
-	h.Write(kernel[:])
-	h.Write(initramfs[:])
+	h.Write(m.kernelDigest[:])
+	h.Write(m.initramfsDigest[:])
 	for _, l := range m.cpu.CPUID() {
 		if err := binary.Write(h, binary.LittleEndian, l); err != nil {
 			return Digest{}, fmt.Errorf("hash the CPU model: %w", err)
@@ -252,8 +251,7 @@ func (m *Machine) finish() (*Result, error) {
 	r.Exits, r.Position = m.exits, m.count
 	r.Clock, r.Engine, r.MachineModel = m.caps.Clock, m.caps.Engine, MachineModel
 	r.Seed, r.StartTime, r.MemoryBytes = m.config.Seed, m.config.Start.Format(time.RFC3339Nano), m.config.Memory
-	kernel, initramfs := sha256.Sum256(m.config.Kernel.Image), sha256.Sum256(m.config.Initramfs)
-	r.KernelSHA256, r.InitramfsSHA256 = hex.EncodeToString(kernel[:]), hex.EncodeToString(initramfs[:])
+	r.KernelSHA256, r.InitramfsSHA256 = m.kernelDigest.String(), m.initramfsDigest.String()
 	if m.config.Root != nil {
 		r.ImageSHA256 = m.config.Root.Digest.String()
 	}
