@@ -32,8 +32,12 @@ func compare(t *testing.T, n int) *fuzzer {
 			t.Error(err)
 		}
 	}()
-	shown, start := 0, time.Now()
+	shown, start, told := 0, time.Now(), 0
 	for f.total < n {
+		if f.total >= told+500_000 {
+			told = f.total
+			t.Logf("%d cases, %d differences, %v", f.total, shown, time.Since(start).Round(time.Second))
+		}
 		err := f.batch(func(diff string) {
 			if shown++; shown <= *show {
 				t.Errorf("case differs (seed %d, after %d cases):\n%s", *seed, f.total, diff)

@@ -439,6 +439,8 @@ func (e *encoder) arrange() {
 		e.pin(vcpu.RCX, []uint64{0, 1, 2, 1 << 32, e.value()}[e.IntN(5)])
 	case m == "JMPIND", m == "CALLIND":
 		e.arrangeTarget()
+	case m == "LAR", m == "LSL", m == "VERR", m == "VERW", m == "LSS", m == "LFS", m == "LGS":
+		e.arrangeSelector()
 	case m == "RET":
 		e.poke(e.c.gpr[vcpu.RSP], le64(e.jumpTarget()))
 	case m == "POPF":
@@ -616,6 +618,23 @@ func (e *encoder) arrangeTarget() {
 		e.rm = vcpu.RBX // CALL RSP would have a bad target and a bad stack
 	}
 	e.pin(e.rm, e.jumpTarget())
+}
+
+// arrangeSelector takes selectors that no descriptor table holds: ring 3 of some hosts sees the host's table.
+func (e *encoder) arrangeSelector() {
+	sel := e.Uint64() | 0x8000
+	if e.chance(4) {
+		sel = e.Uint64N(4) // null
+	}
+	if !e.mem {
+		e.pin(e.rm, e.c.gpr[e.rm]&^0xffff|sel&0xffff)
+		return
+	}
+	at := e.target
+	if has(e.f, "Mp") {
+		at += e.size / 8 // after the offset of the far pointer
+	}
+	e.poke(at, le64(sel)[:2])
 }
 
 // arrangeRestore puts a whole FXSAVE image into the low window and beyond: only its head varies by case, the rest is what the sandbox holds.
