@@ -85,10 +85,9 @@ type Memory struct {
 type Config struct {
 	Memory []Memory
 	CPUID  []CPUIDLeaf
-	// UserCPUID, when it is not nil, is what CPUID answers at ring 3 instead of CPUID: some hosts cannot hide their own processor there, and a
-	// software processor that is compared with such a host shows the same. Engines that cannot choose ignore it.
-	UserCPUID []CPUIDLeaf
-	Clock     Clock
+	// Ring3, when it is not nil, is what ring 3 does otherwise than the model, as on some host. Engines that cannot choose ignore it.
+	Ring3 *Ring3
+	Clock Clock
 	// TSC returns the value of the time-stamp counter. Engines that can trap RDTSC call it, on the goroutine that is
 	// inside Run, with Count() exact for the instruction that asks. Others ignore it.
 	TSC func() uint64

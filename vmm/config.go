@@ -105,8 +105,8 @@ type Config struct {
 
 	// cpuid overrides the CPU model, for the comparison of engines on a host that forces bits. Tests and replays use it.
 	cpuid []vcpu.CPUIDLeaf
-	// userCPUID is the table at ring 3 where it is another: see Config.MatchKVM.
-	userCPUID []vcpu.CPUIDLeaf
+	// ring3 is what the software engine does at ring 3 otherwise than the model: see MatchKVM.
+	ring3 *vcpu.Ring3
 	// perturb changes the engine for tests.
 	perturb func(vcpu.CPU) vcpu.CPU
 }

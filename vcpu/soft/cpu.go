@@ -148,8 +148,9 @@ type CPU struct {
 	clock       vcpu.Clock
 	branchClock bool
 	cpuid       []vcpu.CPUIDLeaf
-	userCPUID   []vcpu.CPUIDLeaf // at ring 3, when it differs
-	physRsvd    uint64           // page-table bits above the physical address width
+	ring3       vcpu.Ring3 // what ring 3 does otherwise than the model
+	mxcsrMask   uint32     // that FXSAVE stores
+	physRsvd    uint64     // page-table bits above the physical address width
 	has1G       bool
 	hasSMEP     bool
 	hasSMAP     bool
@@ -166,7 +167,11 @@ func New(cfg vcpu.Config) (vcpu.CPU, error) {
 	default:
 		return nil, fmt.Errorf("the software processor cannot count %q", cfg.Clock)
 	}
-	c := &CPU{clock: cfg.Clock, cpuid: cfg.CPUID, userCPUID: cfg.UserCPUID, tsc: cfg.TSC, irq: -1}
+	c := &CPU{clock: cfg.Clock, cpuid: cfg.CPUID, tsc: cfg.TSC, irq: -1}
+	if cfg.Ring3 != nil {
+		c.ring3 = *cfg.Ring3
+	}
+	c.mxcsrMask = c.ring3.MXCSRMask()
 	if c.tsc == nil {
 		c.tsc = c.icount
 	}

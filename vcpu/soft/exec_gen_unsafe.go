@@ -4660,7 +4660,7 @@ func xShlRI8(c *CPU, o *op) *op {
 	res := a << n
 	*c.r8(o.a) = res
 	cf := uint64(a>>((8-n)&63)) & 1
-	rest := cf | (cf^uint64(res>>7))<<11
+	rest := cf | flagAF | (cf^uint64(res>>7))<<11
 	c.fa, c.fb, c.fk = uint64(int8(res)), rest, fRes|1
 	return next(o)
 }
@@ -4670,7 +4670,7 @@ func xShlRI16(c *CPU, o *op) *op {
 	res := a << n
 	*c.r16(o.a) = res
 	cf := uint64(a>>((16-n)&63)) & 1
-	rest := cf | (cf^uint64(res>>15))<<11
+	rest := cf | flagAF | (cf^uint64(res>>15))<<11
 	c.fa, c.fb, c.fk = uint64(int16(res)), rest, fRes|2
 	return next(o)
 }
@@ -4680,7 +4680,7 @@ func xShlRI32(c *CPU, o *op) *op {
 	res := a << n
 	*c.r64(o.a) = uint64(res)
 	cf := uint64(a>>((32-n)&63)) & 1
-	rest := cf | (cf^uint64(res>>31))<<11
+	rest := cf | flagAF | (cf^uint64(res>>31))<<11
 	c.fa, c.fb, c.fk = uint64(int32(res)), rest, fRes|4
 	return next(o)
 }
@@ -4690,7 +4690,7 @@ func xShlRI64(c *CPU, o *op) *op {
 	res := a << n
 	*c.r64(o.a) = res
 	cf := uint64(a>>((64-n)&63)) & 1
-	rest := cf | (cf^uint64(res>>63))<<11
+	rest := cf | flagAF | (cf^uint64(res>>63))<<11
 	c.fa, c.fb, c.fk = res, rest, fRes|8
 	return next(o)
 }
@@ -4732,7 +4732,7 @@ func xShrRI8(c *CPU, o *op) *op {
 	res := a >> n
 	*c.r8(o.a) = res
 	cf := uint64(a>>((n-1)&63)) & 1
-	rest := cf | uint64((res^res<<1)>>7&1)<<11
+	rest := cf | flagAF | uint64((res^res<<1)>>7&1)<<11
 	c.fa, c.fb, c.fk = uint64(int8(res)), rest, fRes|1
 	return next(o)
 }
@@ -4742,7 +4742,7 @@ func xShrRI16(c *CPU, o *op) *op {
 	res := a >> n
 	*c.r16(o.a) = res
 	cf := uint64(a>>((n-1)&63)) & 1
-	rest := cf | uint64((res^res<<1)>>15&1)<<11
+	rest := cf | flagAF | uint64((res^res<<1)>>15&1)<<11
 	c.fa, c.fb, c.fk = uint64(int16(res)), rest, fRes|2
 	return next(o)
 }
@@ -4752,7 +4752,7 @@ func xShrRI32(c *CPU, o *op) *op {
 	res := a >> n
 	*c.r64(o.a) = uint64(res)
 	cf := uint64(a>>((n-1)&63)) & 1
-	rest := cf | uint64((res^res<<1)>>31&1)<<11
+	rest := cf | flagAF | uint64((res^res<<1)>>31&1)<<11
 	c.fa, c.fb, c.fk = uint64(int32(res)), rest, fRes|4
 	return next(o)
 }
@@ -4762,7 +4762,7 @@ func xShrRI64(c *CPU, o *op) *op {
 	res := a >> n
 	*c.r64(o.a) = res
 	cf := uint64(a>>((n-1)&63)) & 1
-	rest := cf | uint64((res^res<<1)>>63&1)<<11
+	rest := cf | flagAF | uint64((res^res<<1)>>63&1)<<11
 	c.fa, c.fb, c.fk = res, rest, fRes|8
 	return next(o)
 }
@@ -4803,7 +4803,7 @@ func xSarRI8(c *CPU, o *op) *op {
 	a, n := *c.r8(o.a), o.imm&63
 	res := uint8(int8(a) >> n)
 	*c.r8(o.a) = res
-	rest := uint64(int8(a)>>((n-1)&63)) & 1
+	rest := uint64(int8(a)>>((n-1)&63))&1 | flagAF
 	c.fa, c.fb, c.fk = uint64(int8(res)), rest, fRes|1
 	return next(o)
 }
@@ -4812,7 +4812,7 @@ func xSarRI16(c *CPU, o *op) *op {
 	a, n := *c.r16(o.a), o.imm&63
 	res := uint16(int16(a) >> n)
 	*c.r16(o.a) = res
-	rest := uint64(int16(a)>>((n-1)&63)) & 1
+	rest := uint64(int16(a)>>((n-1)&63))&1 | flagAF
 	c.fa, c.fb, c.fk = uint64(int16(res)), rest, fRes|2
 	return next(o)
 }
@@ -4821,7 +4821,7 @@ func xSarRI32(c *CPU, o *op) *op {
 	a, n := *c.r32(o.a), o.imm&63
 	res := uint32(int32(a) >> n)
 	*c.r64(o.a) = uint64(res)
-	rest := uint64(int32(a)>>((n-1)&63)) & 1
+	rest := uint64(int32(a)>>((n-1)&63))&1 | flagAF
 	c.fa, c.fb, c.fk = uint64(int32(res)), rest, fRes|4
 	return next(o)
 }
@@ -4830,7 +4830,7 @@ func xSarRI64(c *CPU, o *op) *op {
 	a, n := *c.r64(o.a), o.imm&63
 	res := uint64(int64(a) >> n)
 	*c.r64(o.a) = res
-	rest := uint64(int64(a)>>((n-1)&63)) & 1
+	rest := uint64(int64(a)>>((n-1)&63))&1 | flagAF
 	c.fa, c.fb, c.fk = res, rest, fRes|8
 	return next(o)
 }

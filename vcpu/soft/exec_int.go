@@ -158,7 +158,7 @@ func xCmovM(c *CPU, o *op) *op {
 }
 
 // Shifts and rotates. Each takes the operand, the count and the size, sets flags, and returns the result. A count that is zero after masking changes
-// nothing.
+// nothing. The SDM leaves AF undefined after a shift; here it is set, as AMD processors do.
 
 func (c *CPU) shiftOp(o *op, n uint, f func(c *CPU, a uint64, n uint, size uint8) (uint64, bool)) *op {
 	a, ok := c.rmwLoad(o)
@@ -187,14 +187,14 @@ func shiftShl(c *CPU, a uint64, n uint, size uint8) (uint64, bool) {
 		cf = a >> (width - n) & 1
 	}
 	res := a << n & sizeMask(size)
-	c.setRes(res, cf|(cf^res>>(width-1))<<11, size)
+	c.setRes(res, cf|flagAF|(cf^res>>(width-1))<<11, size)
 	return res, true
 }
 
 func shiftShr(c *CPU, a uint64, n uint, size uint8) (uint64, bool) {
 	cf := a >> (n - 1) & 1
 	res := a >> n
-	c.setRes(res, cf|(res^res<<1)>>(8*uint(size)-1)&1<<11, size)
+	c.setRes(res, cf|flagAF|(res^res<<1)>>(8*uint(size)-1)&1<<11, size)
 	return res, true
 }
 
@@ -202,7 +202,7 @@ func shiftSar(c *CPU, a uint64, n uint, size uint8) (uint64, bool) {
 	s := int64(sext(a, size))
 	cf := uint64(s>>(n-1)) & 1
 	res := uint64(s>>n) & sizeMask(size)
-	c.setRes(res, cf, size)
+	c.setRes(res, cf|flagAF, size)
 	return res, true
 }
 
@@ -292,7 +292,7 @@ func (c *CPU) doubleShift(o *op, left bool) *op {
 		res, cf = (a>>n|b<<(width-n))&sizeMask(o.size), a>>(n-1)&1
 	}
 	c.storeRM(o, res)
-	c.setRes(res, cf|(res^a)>>(width-1)&1<<11, o.size)
+	c.setRes(res, cf|flagAF|(res^a)>>(width-1)&1<<11, o.size)
 	return next(o)
 }
 
@@ -423,8 +423,12 @@ func xDiv(c *CPU, o *op) *op {
 		return c.raise(o, vecDE)
 	}
 	c.setWide(q, r, o.size)
+	c.divFlags()
 	return next(o)
 }
+
+// divFlags sets the flags after a division as AMD processors do; the SDM leaves all of them undefined.
+func (c *CPU) divFlags() { c.setArith(c.arith()&(flagCF|flagOF) | flagAF) }
 
 func xIdiv(c *CPU, o *op) *op {
 	d, ok := c.loadRM(o)
@@ -451,6 +455,7 @@ func xIdiv(c *CPU, o *op) *op {
 		return c.raise(o, vecDE)
 	}
 	c.setWide(q&sizeMask(o.size), r&sizeMask(o.size), o.size)
+	c.divFlags()
 	return next(o)
 }
 

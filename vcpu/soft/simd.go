@@ -1,6 +1,8 @@
 package soft
 
 import (
+	"encoding/binary"
+
 	"github.com/detvm/detvm/vcpu/soft/fp"
 	"github.com/detvm/detvm/vcpu/soft/simd"
 )
@@ -522,6 +524,7 @@ func xFxsave(c *CPU, o *op) *op {
 	}
 	var img [512]byte
 	c.fpu.x87.FXSave(&img, &c.xmm, c.fpu.env.MXCSR, o.in.rex&rexW != 0, c.xmmCount())
+	binary.LittleEndian.PutUint32(img[28:], c.mxcsrMask)
 	n := 160 + 16*c.xmmCount()
 	if !c.writeMem(va, img[:n]) {
 		return c.fault(o)

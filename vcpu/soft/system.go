@@ -62,6 +62,11 @@ func xSyscall(c *CPU, o *op) *op {
 	c.r[1] = o.in.next
 	c.r[11] = c.rflags() &^ flagRF
 	c.setFlags(c.rflags() &^ (c.msr.sfmask | flagRF))
+	if c.ring3.SyscallStays && c.cpl == 3 {
+		c.rip = c.msr.lstar
+		c.updateMode()
+		return nil
+	}
 	sel := uint16(c.msr.star>>32) &^ 3
 	c.setSeg(segCS, flatCode(sel, 0, true))
 	c.setSeg(segSS, flatData(sel+8, 0))
@@ -224,8 +229,8 @@ func (c *CPU) setAC(o *op, ac uint64) *op {
 
 func xCpuid(c *CPU, o *op) *op {
 	table := c.cpuid
-	if c.cpl == 3 && c.userCPUID != nil {
-		table = c.userCPUID
+	if c.cpl == 3 && c.ring3.CPUID != nil {
+		table = c.ring3.CPUID
 	}
 	eax, ebx, ecx, edx := vcpu.LookupCPUID(table, uint32(c.r[0]), uint32(c.r[1]))
 	c.r[0], c.r[3], c.r[1], c.r[2] = uint64(eax), uint64(ebx), uint64(ecx), uint64(edx)
@@ -236,13 +241,13 @@ func xCpuid(c *CPU, o *op) *op {
 // all that the processor supports.
 func xXgetbv(c *CPU, o *op) *op {
 	const osxsave = 1 << 27
-	if _, _, features, _ := vcpu.LookupCPUID(c.userCPUID, 1, 0); c.cpl != 3 || features&osxsave == 0 {
+	if _, _, features, _ := vcpu.LookupCPUID(c.ring3.CPUID, 1, 0); c.cpl != 3 || features&osxsave == 0 {
 		return c.raise(o, vecUD)
 	}
 	if uint32(c.r[1]) != 0 {
 		return c.raiseGP(o)
 	}
-	low, _, _, high := vcpu.LookupCPUID(c.userCPUID, 0xd, 0)
+	low, _, _, high := vcpu.LookupCPUID(c.ring3.CPUID, 0xd, 0)
 	c.r[0], c.r[2] = uint64(low), uint64(high)
 	return next(o)
 }

@@ -296,7 +296,8 @@ func unaryFlags(op string, b int) {
 	}
 }
 
-// genShift writes SHL, SHR and SAR of a register by a non-zero immediate that is below the operand size.
+// genShift writes SHL, SHR and SAR of a register by a non-zero immediate that is below the operand size. AF, which the SDM leaves undefined, is set as AMD
+// processors set it.
 func genShift() {
 	for _, op := range []string{"Shl", "Shr", "Sar"} {
 		for _, nf := range []bool{false, true} {
@@ -323,12 +324,12 @@ func genShift() {
 					switch op {
 					case "Shl":
 						p("cf := uint64(a>>((%d-n)&63)) & 1", b)
-						p("rest := cf | (cf^uint64(res>>%d))<<11", b-1)
+						p("rest := cf | flagAF | (cf^uint64(res>>%d))<<11", b-1)
 					case "Shr":
 						p("cf := uint64(a>>((n-1)&63)) & 1")
-						p("rest := cf | uint64((res^res<<1)>>%d&1)<<11", b-1)
+						p("rest := cf | flagAF | uint64((res^res<<1)>>%d&1)<<11", b-1)
 					case "Sar":
-						p("rest := uint64(int%d(a)>>((n-1)&63)) & 1", b)
+						p("rest := uint64(int%d(a)>>((n-1)&63))&1 | flagAF", b)
 					}
 					p("c.fa, c.fb, c.fk = %s, rest, fRes|%d", sx("res", b), b/8)
 				}

@@ -22,10 +22,10 @@ var indexedLeaves = map[uint32]uint32{
 	0x8000001d: 7, 0x80000020: 3, 0x80000026: 4,
 }
 
-// UserCPUID returns the CPUID table that code at ring 3 sees on this host, or nil where it sees the machine's own table. A host that runs ring 3 without
-// interception shows it its own processor there. What such a processor answers depends on which processor of the host runs the guest: [Engine]
-// binds its thread to one, and so does this measurement. It must not run while the calling goroutine is inside Run.
-func UserCPUID() (table []vcpu.CPUIDLeaf, err error) {
+// MeasureRing3 finds out what ring 3 does on this host otherwise than the model, by running a tiny guest: a few milliseconds. What CPUID answers can depend on
+// which processor of the host runs the guest: [Engine] binds its thread to one, and so does this measurement. It must not run while the calling
+// goroutine is inside Run.
+func MeasureRing3() (r *vcpu.Ring3, err error) {
 	traits, err := measureTraits()
 	if err != nil {
 		return nil, err
@@ -35,14 +35,45 @@ func UserCPUID() (table []vcpu.CPUIDLeaf, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, g.Close()) }()
-	model, err := g.showsModelCPUID()
-	if err != nil || model {
+	r = new(vcpu.Ring3)
+	if r.SyscallStays, err = g.syscallStays(); err != nil {
 		return nil, err
 	}
+	model, err := g.showsModelCPUID()
+	if err != nil || model {
+		return r, err
+	}
+	r.CPUID, err = g.userTable()
+	return r, err
+}
+
+// syscallStays sees at which privilege level the code at LSTAR runs.
+func (g *tinyGuest) syscallStays() (bool, error) {
+	const entry = 0x100
+	copy(g.ram[tinyCode:], []byte{0x0f, 0x05})                      // syscall
+	copy(g.ram[tinyCode+entry:], []byte{0xe6, tinyFaultPort, 0xf4}) // out port, al; hlt
+	s := tinyState(3)
+	s.LSTAR, s.STAR = tinyCode+entry, selKernelCode<<32
+	if err := g.SetState(s); err != nil {
+		return false, err
+	}
+	if _, err := g.until(vcpu.ReasonIO); err != nil {
+		return false, fmt.Errorf("execute SYSCALL at ring 3: %w", err)
+	}
+	s, err := g.State()
+	if err != nil {
+		return false, err
+	}
+	return s.Seg[vcpu.CS].Selector&3 == 3, nil
+}
+
+// userTable asks for every CPUID row that ring 3 can see.
+func (g *tinyGuest) userTable() ([]vcpu.CPUIDLeaf, error) {
 	ranges, err := g.userCPUID([]vcpu.CPUIDLeaf{{Leaf: 0}, {Leaf: 0x40000000}, {Leaf: 0x80000000}})
 	if err != nil {
 		return nil, err
 	}
+	var table []vcpu.CPUIDLeaf
 	for _, r := range ranges {
 		if r.EAX < r.Leaf { // the range does not exist
 			continue
