@@ -46,7 +46,13 @@ if [ -e "$kept" ]; then
 fi
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/detvm-debian.XXXXXX")
-trap 'umount -q "$work/root/proc" "$work/root/sys" 2>/dev/null; rm -rf --one-file-system "$work"' EXIT
+clean() {
+	umount -q "$work/root/proc" "$work/root/sys" 2>/dev/null || true # left by an interrupted debootstrap
+	rm -rf --one-file-system "$work"
+}
+trap clean EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 root=$work/root
 
 echo "Debian root file system: debootstrap $suite" >&2
