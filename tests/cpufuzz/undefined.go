@@ -128,24 +128,24 @@ type verdict struct{ vector, code, cr2 uint64 }
 
 // hostQuirk says why the real processor's answer to a case is not its own but that of this host's KVM; such cases are counted apart and not compared. It is
 // "" almost always.
-func hostQuirk(c *testCase, forms []soft.Form, real, model verdict) string {
+func hostQuirk(c *testCase, forms []soft.Form, host, model verdict) string {
 	first := forms[c.forms[0]].Mnemonic
 	switch {
-	case real.vector == vecUD && (model.vector == vecGP || model.vector == vecSS) && (c.mayGP || len(c.forms) > 1):
+	case host.vector == vecUD && (model.vector == vecGP || model.vector == vecSS) && (c.mayGP || len(c.forms) > 1):
 		return "KVM answers #GP at ring 3 by emulating the instruction; what its emulator lacks becomes #UD"
-	case real.vector == vecUD && model.vector != vecUD && (len(c.forms) > 1 || c.gpr[4]>>28 != 1):
+	case host.vector == vecUD && model.vector != vecUD && (len(c.forms) > 1 || c.gpr[4]>>28 != 1):
 		return "KVM emulates at ring 3 while RSP is no stack; what its emulator lacks becomes #UD"
-	case real.vector != model.vector && (real.vector == vecMF || model.vector == vecMF) && real.vector != noFault && model.vector != noFault:
+	case host.vector != model.vector && (host.vector == vecMF || model.vector == vecMF) && host.vector != noFault && model.vector != noFault:
 		return "a pending x87 exception and a memory fault have one priority (SDM vol. 3A, table 6-2)"
-	case first == "CALLIND" && isMemoryFault(real.vector) && isMemoryFault(model.vector) && real.vector != model.vector:
+	case first == "CALLIND" && isMemoryFault(host.vector) && isMemoryFault(model.vector) && host.vector != model.vector:
 		return "a CALL with a bad stack and a bad target reports one of them (SDM vol. 3A, table 6-2: one priority)"
-	case real.vector == vecSS && model.vector == vecGP && c.misaligned:
+	case host.vector == vecSS && model.vector == vecGP && c.misaligned:
 		return "a stack operand that is neither canonical nor aligned raises #SS or #GP: they have one priority (SDM vol. 3A, table 6-2)"
-	case (real.vector == vecPF || real.vector == vecUD) && model.vector == noFault && strings.HasPrefix(first, "MASKMOV"):
+	case (host.vector == vecPF || host.vector == vecUD) && model.vector == noFault && strings.HasPrefix(first, "MASKMOV"):
 		return "a masked store that writes nothing to a page may fault on it or not (SDM vol. 2B, MASKMOVDQU)"
-	case real.vector == vecPF && (model.vector == vecGP || model.vector == vecSS) && (!canonical(real.cr2) || first == "FXSAVE" || first == "FXRSTOR"):
+	case host.vector == vecPF && (model.vector == vecGP || model.vector == vecSS) && (!canonical(host.cr2) || first == "FXSAVE" || first == "FXRSTOR"):
 		return "KVM emulates what raised #GP at ring 3, and its emulator finds #PF"
-	case first == "ENTER" && real.vector != noFault && real.vector == model.vector:
+	case first == "ENTER" && host.vector != noFault && host.vector == model.vector:
 		return "ENTER that faults has written what it has written (SDM vol. 2A, ENTER, leaves it open)"
 	}
 	return ""

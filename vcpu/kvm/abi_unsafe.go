@@ -92,11 +92,11 @@ type (
 		rip, rflags                            uint64
 	}
 	kvmSegment struct {
-		base                            uint64
-		limit                           uint32
-		selector                        uint16
-		typ, present, dpl, db           uint8
-		s, l, g, avl, unusable, padding uint8
+		base                      uint64
+		limit                     uint32
+		selector                  uint16
+		typ, present, dpl, db     uint8
+		s, l, g, avl, unusable, _ uint8
 	}
 	kvmTable struct {
 		base  uint64
@@ -111,16 +111,12 @@ type (
 		interruptBitmap                 [4]uint64
 	}
 	kvmEvents struct {
-		excInjected, excNr, excHasCode, excPending uint8
-		excCode                                    uint32
-		intInjected, intNr, intSoft, intShadow     uint8
-		nmiInjected, nmiPending, nmiMasked, _      uint8
-		sipi, flags                                uint32
-		smi                                        [4]uint8
-		triplePending                              uint8
-		_                                          [26]uint8
-		hasPayload                                 uint8
-		payload                                    uint64
+		excInjected, excNr, _, excPending uint8  // injected, nr, has_error_code, pending
+		_                                 uint32 // error_code
+		intInjected, _, _, intShadow      uint8  // injected, nr, soft, shadow
+		nmiInjected, nmiPending, _, _     uint8  // injected, pending, masked
+		_, flags                          uint32 // sipi_vector, flags
+		_                                 [40]uint8
 	}
 	kvmDebugRegs struct {
 		db       [4]uint64
@@ -153,18 +149,18 @@ type (
 		bitmap  uint64
 	}
 	kvmTranslation struct {
-		linear, physical      uint64
-		valid, writable, user uint8
-		_                     [5]uint8
+		linear, physical uint64
+		valid            uint8
+		_                [7]uint8
 	}
 	kvmGuestDebug struct {
 		control, _ uint32
-		regs       [8]uint64
+		_          [8]uint64
 	}
 	kvmEnableCap struct {
-		cap, flags uint32
-		args       [4]uint64
-		_          [64]uint8
+		cap, _ uint32
+		args   [4]uint64
+		_      [64]uint8
 	}
 	kvmMSRRange struct {
 		flags, n, base uint32

@@ -68,11 +68,10 @@ type Engine struct {
 	debugging bool // KVM_SET_GUEST_DEBUG single-step is on
 	tracking  bool
 
-	kicked  atomic.Bool
-	inside  atomic.Int32 // the thread that is in KVM_RUN, or 0
-	guard   sync.Mutex   // orders Kick against Close
-	closed  bool
-	release bool // Close has to undo LockOSThread
+	kicked atomic.Bool
+	inside atomic.Int32 // the thread that is in KVM_RUN, or 0
+	guard  sync.Mutex   // orders Kick against Close
+	closed bool
 }
 
 var _ vcpu.CPU = (*Engine)(nil)
@@ -111,12 +110,12 @@ func newEngine(config vcpu.Config, traits hostTraits) (*Engine, error) {
 	return e, nil
 }
 
-func (e *Engine) build(config vcpu.Config) error {
+func (e *Engine) build(config vcpu.Config) (err error) {
 	device, err := openDevice()
 	if err != nil {
 		return err
 	}
-	defer unix.Close(device)
+	defer func() { err = errors.Join(err, unix.Close(device)) }()
 	if e.vm, err = ioctl(device, ioCreateVM, 0); err != nil {
 		return fmt.Errorf("create a virtual machine: %w", err)
 	}

@@ -893,3 +893,20 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		}
 	}
 }
+
+// The kernel's structures have these sizes (include/uapi/linux/kvm.h, arch/x86/include/uapi/asm/kvm.h); the ioctl numbers hold most of them too.
+func TestLayoutsHaveTheKernelsSizes(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		got, want uintptr
+	}{
+		{"kvm_regs", layoutSizes.regs, 144}, {"kvm_sregs", layoutSizes.sregs, 312}, {"kvm_vcpu_events", layoutSizes.events, 64},
+		{"kvm_debugregs", layoutSizes.debugRegs, 128}, {"kvm_translation", layoutSizes.translation, 24}, {"kvm_guest_debug", layoutSizes.guestDebug, 72},
+		{"kvm_enable_cap", layoutSizes.enableCap, 104}, {"kvm_msr_filter", layoutSizes.msrFilter, 392}, {"kvm_userspace_memory_region", layoutSizes.region, 32},
+		{"offset of kvm_run.s", layoutSizes.runRegs, 304},
+	} {
+		if c.got != c.want {
+			t.Errorf("%s is %d bytes, want %d", c.name, c.got, c.want)
+		}
+	}
+}

@@ -163,8 +163,10 @@ func emulationTracepoint() (uint64, error) {
 	if err := unix.Mount("tracefs", dir, "tracefs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return 0, fmt.Errorf("the tracepoint kvm:kvm_emulate_insn cannot be read: tracefs is not mounted and mounting it failed: %w", err)
 	}
-	defer unix.Unmount(dir, unix.MNT_DETACH)
 	id, err := readID(filepath.Join(dir, event))
+	if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+		return 0, fmt.Errorf("unmount tracefs again: %w", err)
+	}
 	if err != nil {
 		return 0, fmt.Errorf("this kernel has no tracepoint kvm:kvm_emulate_insn: %w", err)
 	}

@@ -105,8 +105,8 @@ func probeDevice() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer unix.Close(fd)
-	return ioctl(fd, ioGetAPIVersion, 0)
+	version, err := ioctl(fd, ioGetAPIVersion, 0)
+	return version, errors.Join(err, unix.Close(fd))
 }
 
 // vendor looks for the vendor module that is loaded, or built in, beside kvm.

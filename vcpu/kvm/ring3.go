@@ -22,19 +22,24 @@ var indexedLeaves = map[uint32]uint32{
 	0x8000001d: 7, 0x80000020: 3, 0x80000026: 4,
 }
 
-// MeasureRing3 finds out what ring 3 does on this host otherwise than the model, by running a tiny guest: a few milliseconds. What CPUID answers can depend on
-// which processor of the host runs the guest: [Engine] binds its thread to one, and so does this measurement. It must not run while the calling
-// goroutine is inside Run.
-func MeasureRing3() (r *vcpu.Ring3, err error) {
+// Model finds out which processor a guest of this host sees: the CPUID table that KVM makes of detvm-v1, and what ring 3 does otherwise. It runs a tiny
+// guest for a few milliseconds. What CPUID answers at ring 3 can depend on which processor of the host runs the guest: [Engine] binds its thread to one,
+// and so does this measurement. It must not run while the calling goroutine is inside Run.
+func Model() (table []vcpu.CPUIDLeaf, ring3 *vcpu.Ring3, err error) {
 	traits, err := measureTraits()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	g, err := newTinyGuest(vcpu.ClockExits, traits, 3, nil)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer func() { err = errors.Join(err, g.Close()) }()
+	ring3, err = g.measureRing3()
+	return g.CPUID(), ring3, err
+}
+
+func (g *tinyGuest) measureRing3() (r *vcpu.Ring3, err error) {
 	r = new(vcpu.Ring3)
 	if r.SyscallStays, err = g.syscallStays(); err != nil {
 		return nil, err

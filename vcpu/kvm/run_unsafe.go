@@ -50,8 +50,12 @@ func runWithoutTSC(vcpu uintptr) syscall.Errno {
 	_, _, result := syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_TSC, unix.PR_TSC_SIGSEGV, 0)
 	if result == 0 {
 		_, _, result = syscall.RawSyscall(unix.SYS_IOCTL, vcpu, ioRun, 0)
-		syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_TSC, unix.PR_TSC_ENABLE, 0)
+		if _, _, errno := syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_TSC, unix.PR_TSC_ENABLE, 0); errno != 0 {
+			result = errno
+		}
 	}
-	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&saved)), 0, 8, 0, 0)
+	if _, _, errno := syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&saved)), 0, 8, 0, 0); errno != 0 {
+		result = errno
+	}
 	return result
 }
