@@ -107,7 +107,7 @@ type (
 		cs, ds, es, fs, gs, ss, tr, ldt kvmSegment
 		gdt, idt                        kvmTable
 		cr0, cr2, cr3, cr4, cr8         uint64
-		efer, apicBase                  uint64
+		efer, _                         uint64 // efer, apic_base
 		interruptBitmap                 [4]uint64
 	}
 	kvmEvents struct {
