@@ -15,7 +15,7 @@ build: $(EMBEDDED) ## build bin/detvm
 	$(GO) build -trimpath -o $(BIN) ./cmd/detvm
 
 # The agent and the default userland go into the binary; they are rebuilt when their sources change.
-$(EMBEDDED) &: $(shell find guestagent initramfs -name '*.go' -o -name '*.sh' -o -name '*.txt') go.mod go.sum
+$(EMBEDDED) &: $(shell find guestagent initramfs -path initramfs/.build -prune -o -type f -print) go.mod go.sum
 	bash initramfs/build.sh
 
 demo: build ## run a command twice in a deterministic Linux and compare

@@ -94,6 +94,10 @@ type Config struct {
 	Limits      Limits
 	SnapshotDir string // cache of boot snapshots; "" boots every time
 
+	// MatchKVM gives the guest of the software engine the processor that a guest of KVM sees on this host, so that a run on the clock exits has the same
+	// events and states on both engines (docs/determinism.md, "Engines agree").
+	MatchKVM bool
+
 	Record          *Recording // nil records nothing
 	CheckpointEvery uint64     // counts of the work clock between checkpoints of a recording; 0 is a default for the clock
 
@@ -103,10 +107,12 @@ type Config struct {
 	// Progress is called now and then from the run loop with the events replayed so far. May be nil.
 	Progress func(events uint64)
 
-	// cpuid overrides the CPU model, for the comparison of engines on a host that forces bits. Tests and replays use it.
+	// cpuid overrides the CPU model, for the comparison of engines on a host that forces bits: see MatchKVM and replays.
 	cpuid []vcpu.CPUIDLeaf
-	// ring3 is what the software engine does at ring 3 otherwise than the model: see MatchKVM.
+	// ring3 is what ring 3 does otherwise than the model: measured with KVM, obeyed by the software engine (MatchKVM, replays).
 	ring3 *vcpu.Ring3
+	// fromTrace: the configuration is a recorded one, to be taken as it is.
+	fromTrace bool
 	// perturb changes the engine for tests.
 	perturb func(vcpu.CPU) vcpu.CPU
 }

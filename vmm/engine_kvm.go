@@ -7,6 +7,9 @@ import (
 	"github.com/detvm/detvm/vcpu/kvm"
 )
 
+// kvmModel is the processor that a guest of KVM sees on this host.
+func kvmModel() ([]vcpu.CPUIDLeaf, *vcpu.Ring3, error) { return kvm.Model() }
+
 func newKVM(c vcpu.Config) (vcpu.CPU, error) { return kvm.New(c) }
 
 // bestKVMClock measures which work clock KVM offers here.

@@ -127,6 +127,9 @@ func (r *replayer) expect(e *trace.Event) error {
 	if !r.have {
 		return &Divergence{Index: r.index, Got: cloneEvent(e), Reason: "the trace ends here, but the replay goes on"}
 	}
+	if r.next.Withheld {
+		return fmt.Errorf("event %d of the trace is redacted: without its payload the run cannot be repeated or compared any further; replay the whole trace", r.index)
+	}
 	if reason := Differs(r.next, e); reason != "" {
 		want := cloneEvent(r.next)
 		return &Divergence{Index: r.index, Want: want, Got: cloneEvent(e), Reason: reason}
@@ -167,6 +170,9 @@ func (r *replayer) async(position uint64, _ func() *trace.Event) (*trace.Event, 
 	if !r.have || !isAsync(r.next) || r.next.Position > position {
 		return nil, nil
 	}
+	if r.next.Withheld {
+		return nil, r.expect(r.next)
+	}
 	return cloneEvent(r.next), nil
 }
 
@@ -202,7 +208,7 @@ func Differs(want, got *trace.Event) string {
 		return "value"
 	case want.Task != got.Task || want.PID != got.PID:
 		return "task"
-	case !bytes.Equal(want.Data, got.Data):
+	case want.Withheld != got.Withheld || !bytes.Equal(want.Commitment, got.Commitment) || !bytes.Equal(want.Data, got.Data):
 		return "data"
 	}
 	return ""

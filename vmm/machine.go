@@ -123,6 +123,9 @@ func New(c Config) (*Machine, error) {
 		return nil, err
 	}
 	c.Engine, c.Clock = engine, clock
+	if err := c.matchHost(); err != nil {
+		return nil, err
+	}
 	if c.CheckpointEvery == 0 {
 		c.CheckpointEvery = checkpointEvery[clock]
 	}
@@ -281,6 +284,9 @@ func (m *Machine) Run(ctx context.Context) (*Result, error) {
 	}
 	m.config.Kernel.Image, m.config.Initramfs = nil, nil // they are in guest RAM now
 	debug.FreeOSMemory()                                 // tens of megabytes
+	if m.config.Terminal && !m.replaying && m.config.Stdin != nil {
+		go m.outside.pumpTerminal() // ends with the process: a read from a terminal cannot be interrupted
+	}
 	if err := m.loop(); err != nil {
 		return nil, err
 	}

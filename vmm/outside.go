@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"sync"
+	"time"
 
 	"github.com/detvm/detvm/trace"
 )
@@ -89,22 +91,33 @@ func (o *outside) stopRequest() (code int, why string, ok bool) {
 	return o.code, o.why, o.stopped
 }
 
-// wait blocks until an input arrives that may wake an idle guest. It reports false when none can come or the run is to end.
-func (o *outside) wait(ctx context.Context) bool {
-	for o.terminal {
-		if o.pending() {
-			return true
-		}
+// idle waits until something arrives, the run is to end, or limit nanoseconds have passed (if armed; else for ever), and returns how many nanoseconds that took.
+func (o *outside) idle(ctx context.Context, limit uint64, armed bool) uint64 {
+	var expired <-chan time.Time
+	if armed {
+		timer := time.NewTimer(time.Duration(min(limit, math.MaxInt64)))
+		defer timer.Stop()
+		expired = timer.C
+	}
+	began := time.Now()
+	for !o.pending() {
 		if _, _, stopped := o.stopRequest(); stopped {
-			return false
+			break
 		}
 		select {
 		case <-o.arrived:
+			continue
 		case <-ctx.Done():
-			return false
+		case <-expired:
+			return limit
 		}
+		break
 	}
-	return o.pending()
+	elapsed := uint64(time.Since(began))
+	if armed {
+		return min(elapsed, limit)
+	}
+	return elapsed
 }
 
 // read answers the guest's demand for up to n bytes of standard input; an empty answer is the end. It waits as long as the input does, while the guest stands still.

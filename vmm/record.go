@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"runtime"
@@ -38,6 +39,7 @@ const (
 	settingCheckpoint = "checkpoint-every"
 	settingLayout     = "kernel-layout"
 	settingCPUID      = "cpuid"
+	settingRing3      = "ring3" // absent: ring 3 does what the model says
 	settingSeed       = "seed"
 )
 
@@ -69,6 +71,9 @@ func (m *Machine) traceHeader() *trace.Header {
 	set(settingCheckpoint, strconv.FormatUint(c.CheckpointEvery, 10))
 	set(settingLayout, fmt.Sprintf("%#x %d %d", c.Kernel.Layout.CurrentTask, c.Kernel.Layout.CommOffset, c.Kernel.Layout.TGIDOffset))
 	set(settingCPUID, encodeCPUID(m.cpu.CPUID()))
+	if c.ring3 != nil {
+		set(settingRing3, encodeRing3(c.ring3))
+	}
 	if c.Terminal {
 		set(settingTerminal, fmt.Sprintf("%d %d", c.Rows, c.Cols))
 	}
@@ -129,7 +134,9 @@ func (m *Machine) startRecording() error {
 		return nil
 	}
 	for i, p := range [][]byte{m.config.Kernel.Image, m.config.Initramfs} {
-		if err := w.AddBlob(i, 0, p); err != nil {
+		if err := w.AddBlob(i, 0, p); errors.Is(err, trace.ErrSizeLimit) {
+			return usagef("--max-trace-size has no room for the kernel and the initramfs of a self-contained trace")
+		} else if err != nil {
 			return fmt.Errorf("store %s in the trace: %w", header.Inputs[i].Role, err)
 		}
 	}
@@ -177,7 +184,9 @@ func (m *Machine) endLog(state Digest) error {
 		return nil
 	}
 	if m.config.Record.SelfContained {
-		if err := m.storeDisks(); err != nil {
+		if err := m.storeDisks(); errors.Is(err, trace.ErrSizeLimit) {
+			status, r.Message = trace.StatusSizeLimit, "the trace reached --max-trace-size and does not hold all disk blocks: its replay needs the images"
+		} else if err != nil {
 			return err
 		}
 	}

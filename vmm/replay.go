@@ -102,7 +102,7 @@ func replayConfig(r *trace.Reader, rc *ReplayConfig) (Config, error) {
 		Engine: rc.Engine, Clock: vcpu.Clock(h.Clock), Command: Command{Args: h.Command, Env: h.Env},
 		Start: time.Unix(0, h.StartTime).UTC(), TimeScale: float64(h.ScaleNum) / timeScaleUnit,
 		Stdout: rc.Stdout, Stderr: rc.Stderr, SnapshotDir: rc.SnapshotDir, Log: rc.Log, Notice: rc.Notice,
-		Limits: Limits{WallTime: rc.WallTime, Stall: rc.Stall}, perturb: rc.perturb,
+		Limits: Limits{WallTime: rc.WallTime, Stall: rc.Stall}, perturb: rc.perturb, fromTrace: true,
 	}
 	if h.MachineModel != MachineModel || h.CPUModel != CPUModel {
 		return c, fmt.Errorf("the trace is of machine %s with CPU %s; this detvm has %s with %s", h.MachineModel, h.CPUModel, MachineModel, CPUModel)
@@ -143,7 +143,10 @@ func (c *Config) applySettings(h *trace.Header) error {
 		}
 		c.Terminal, c.Rows, c.Cols = true, uint16(rows), uint16(cols)
 	}
-	c.cpuid, err = decodeCPUID(get(settingCPUID))
+	if c.cpuid, err = decodeCPUID(get(settingCPUID)); err != nil {
+		return err
+	}
+	c.ring3, err = decodeRing3(get(settingRing3))
 	return err
 }
 

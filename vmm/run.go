@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/detvm/detvm/guestagent"
 	"github.com/detvm/detvm/trace"
 	"github.com/detvm/detvm/vcpu"
 )
@@ -165,6 +166,9 @@ const idleRounds = 1 << 20
 func (m *Machine) idle(exit *vcpu.Exit) error {
 	e := trace.Event{Kind: trace.KindHalt, PC: exit.PC}
 	m.fireTimers()
+	if m.config.Terminal && !m.pic.Pending() && m.session.State() == guestagent.StateRunning {
+		return m.idleAtTerminal(&e)
+	}
 	for rounds := 0; !m.pic.Pending() && rounds < idleRounds; rounds++ {
 		ns, ok := m.deadline()
 		if !ok {
@@ -186,9 +190,32 @@ func (m *Machine) idle(exit *vcpu.Exit) error {
 	return m.waitForInput()
 }
 
+// idleAtTerminal waits on the host's clock: at a terminal, time passes as on the user's wall until somebody types. How much passed is an input like what
+// was typed.
+func (m *Machine) idleAtTerminal(e *trace.Event) error {
+	m.stamp(e)
+	err := m.log.input(e, func(e *trace.Event) error {
+		m.watch.waiting.Store(true)
+		defer m.watch.waiting.Store(false)
+		until, armed := m.deadline()
+		e.Value = m.outside.idle(m.ctx, until-m.now, armed)
+		return nil
+	})
+	if err := m.logError(err); err != nil || m.outcome != nil {
+		return err
+	}
+	m.vt.skipTo(m.count, m.now+min(e.Value, maxIdle))
+	m.now = m.vt.at(m.count)
+	m.fireTimers()
+	return nil
+}
+
+// maxIdle bounds one idle period, in nanoseconds, against hostile traces.
+const maxIdle = 1 << 60
+
 // waitForInput is called when the guest is idle and no timer will ever wake it: only something from outside can.
 func (m *Machine) waitForInput() error {
-	if m.log.nextAsync() != vcpu.NoStop || m.outside.wait(m.ctx) {
+	if m.log.nextAsync() != vcpu.NoStop || m.outside.pending() {
 		return nil
 	}
 	if err := m.hostRequests(); err != nil || m.outcome != nil {

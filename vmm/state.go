@@ -115,11 +115,7 @@ func (m *Machine) snapshotKey() (Digest, error) {
 	fmt.Fprintf(h, "%s %s %s %s %s %d %d %s\x00", snapshotMagic, Version, MachineModel, m.config.Engine, m.config.Clock, m.config.Memory, m.vt.rate, m.cmdline())
 	h.Write(m.kernelDigest[:])
 	h.Write(m.initramfsDigest[:])
-	for _, l := range m.cpu.CPUID() {
-		if err := binary.Write(h, binary.LittleEndian, l); err != nil {
-			return Digest{}, fmt.Errorf("hash the CPU model: %w", err)
-		}
-	}
+	h.Write(m.cpuIdentity())
 	for _, d := range []*Disk{m.config.Root, m.config.Data} {
 		if d != nil {
 			fmt.Fprintf(h, "disk %d\x00", d.Size)

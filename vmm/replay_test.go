@@ -1,0 +1,127 @@
+package vmm_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"testing"
+
+	"github.com/detvm/detvm/trace"
+	"github.com/detvm/detvm/vmm"
+)
+
+func openRecorded(t *testing.T, c vmm.Config) (*trace.Reader, *vmm.Result) {
+	t.Helper()
+	var file bytes.Buffer
+	c.Record = &vmm.Recording{W: &file}
+	result, err := vmm.Run(context.Background(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := trace.Open(bytes.NewReader(file.Bytes()), int64(file.Len()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r, result
+}
+
+// oddReader gives its input in pieces of odd sizes, as a slow pipe does.
+type oddReader struct {
+	r    io.Reader
+	next int
+}
+
+func (o *oddReader) Read(p []byte) (int, error) {
+	o.next = (o.next*7 + 3) % 4099
+	return o.r.Read(p[:min(len(p), o.next+1)])
+}
+
+func TestThePaceOfInputLeavesNoMark(t *testing.T) {
+	input := bytes.Repeat([]byte("0123456789abcdef\n"), 30_000)
+	config := func(odd bool) vmm.Config {
+		c := builtin("sh", "-c", "wc; date")
+		c.Stdin = bytes.NewReader(input)
+		if odd {
+			c.Stdin = &oddReader{r: bytes.NewReader(input)}
+		}
+		return c
+	}
+	r, a := openRecorded(t, config(false))
+	_, b := openRecorded(t, config(true))
+	if a.TraceRoot != b.TraceRoot || a.StateSHA256 != b.StateSHA256 {
+		t.Errorf("roots %s and %s, states %s and %s", a.TraceRoot, b.TraceRoot, a.StateSHA256, b.StateSHA256)
+	}
+	c := config(false)
+	result, err := vmm.Replay(context.Background(), r, vmm.ReplayConfig{Kernel: c.Kernel.Image, Initramfs: c.Initramfs})
+	if err != nil || !result.Identical || !result.Complete {
+		t.Errorf("replay without the input: %+v, %v", result, err)
+	}
+}
+
+func TestRecordingDoesNotChangeTheRun(t *testing.T) {
+	c := builtin("sh", "-c", "head -c 8 /dev/urandom | hexdump; sleep 100; date")
+	plain, err := vmm.Run(context.Background(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.CheckpointEvery = 1_000_000
+	_, recorded := openRecorded(t, c)
+	if plain.StateSHA256 != recorded.StateSHA256 || plain.Exits != recorded.Exits || plain.Position != recorded.Position {
+		t.Errorf("plain %s at %d, recorded %s at %d", plain.StateSHA256, plain.Position, recorded.StateSHA256, recorded.Position)
+	}
+}
+
+func TestASnapshotMakesTheSameRunAndTrace(t *testing.T) {
+	dir := t.TempDir()
+	c := builtin("sh", "-c", "date; head -c 8 /dev/urandom | hexdump")
+	_, cold := openRecorded(t, c)
+	c.SnapshotDir = dir
+	_, kept := openRecorded(t, c)
+	c = builtin("sh", "-c", "date; head -c 8 /dev/urandom | hexdump")
+	c.SnapshotDir = dir
+	_, restored := openRecorded(t, c)
+	if kept.FromSnapshot || !restored.FromSnapshot {
+		t.Fatalf("from snapshot: %v, then %v", kept.FromSnapshot, restored.FromSnapshot)
+	}
+	for _, r := range []*vmm.Result{kept, restored} {
+		if r.TraceRoot != cold.TraceRoot || r.StateSHA256 != cold.StateSHA256 {
+			t.Errorf("root %s and state %s, cold %s and %s", r.TraceRoot, r.StateSHA256, cold.TraceRoot, cold.StateSHA256)
+		}
+	}
+	c.Seed = 5
+	_, seeded := openRecorded(t, c)
+	if seeded.StdoutSHA256 == cold.StdoutSHA256 {
+		t.Error("another seed after a restore gives the same random bytes")
+	}
+}
+
+func TestReplayFindsAnotherSeedAtTheFirstEventThatItChanges(t *testing.T) {
+	r, _ := openRecorded(t, builtin("sh", "-c", "head -c 8 /dev/urandom | hexdump"))
+	other, _ := openRecorded(t, func() vmm.Config {
+		c := builtin("sh", "-c", "head -c 8 /dev/urandom | hexdump")
+		c.Seed = 1
+		return c
+	}())
+	var start uint64
+	var err error
+	for i, e := range r.All(&err) {
+		if e.Kind == trace.KindStart {
+			start = i
+		}
+	}
+	if err != nil || start == 0 {
+		t.Fatalf("no start event: %v", err)
+	}
+	for i := range start {
+		a, errA := r.Event(i)
+		b, errB := other.Event(i)
+		if errA != nil || errB != nil || vmm.Differs(&a, &b) != "" {
+			t.Fatalf("event %d before the start depends on the seed: %v %v", i, errA, errB)
+		}
+	}
+	a, _ := r.Event(start)
+	b, _ := other.Event(start)
+	if vmm.Differs(&a, &b) != "data" {
+		t.Error("the start event does not show the seed")
+	}
+}
