@@ -296,9 +296,17 @@ func (c *CPU) doubleShift(o *op, left bool) *op {
 	return next(o)
 }
 
-// imulFlags sets CF and OF of a signed product whose high part is hi; the other flags are undefined and follow the low part.
-func (c *CPU) mulFlags(lo uint64, overflow bool, size uint8) {
-	c.setRes(lo, b2u(overflow)*(flagCF|flagOF), size)
+// mulFlags sets CF and OF after a multiplication. The other flags, which the SDM leaves undefined, stay as they are, as on AMD processors.
+func (c *CPU) mulFlags(overflow bool) {
+	rest := b2u(overflow) * (flagCF | flagOF)
+	switch c.fk & fKind {
+	case fRes:
+		c.fb = c.fb&flagAF | rest
+	case fAll:
+		c.fb = c.fb&^(flagCF|flagOF) | rest
+	default:
+		c.fa, c.fb, c.fk = c.result(), b2u(c.af())<<4|rest, fRes|c.fk&fSize
+	}
 }
 
 // imul multiplies two signed operands of the given size.
@@ -306,11 +314,11 @@ func (c *CPU) imul(a, b uint64, size uint8) uint64 {
 	if size == 8 {
 		hi, lo := bits.Mul64(a, b)
 		hi -= b2u(int64(a) < 0)*b + b2u(int64(b) < 0)*a
-		c.mulFlags(lo, hi != uint64(int64(lo)>>63), 8)
+		c.mulFlags(hi != uint64(int64(lo)>>63))
 		return lo
 	}
 	p := sext(a, size) * sext(b, size)
-	c.mulFlags(p, p != sext(p, size), size)
+	c.mulFlags(p != sext(p, size))
 	return p
 }
 
@@ -323,7 +331,7 @@ func xImulRR64(c *CPU, o *op) *op {
 func xImulRR32(c *CPU, o *op) *op {
 	v := int64(int32(*c.r32(o.a))) * int64(int32(*c.r32(o.b)))
 	*c.r64(o.a) = uint64(uint32(v))
-	c.mulFlags(uint64(v), v != int64(int32(v)), 4)
+	c.mulFlags(v != int64(int32(v)))
 	return next(o)
 }
 
@@ -376,7 +384,7 @@ func xMul(c *CPU, o *op) *op {
 		hi, lo = lo>>(8*o.size), lo&sizeMask(o.size)
 	}
 	c.setWide(lo, hi, o.size)
-	c.mulFlags(lo, hi != 0, o.size)
+	c.mulFlags(hi != 0)
 	return next(o)
 }
 

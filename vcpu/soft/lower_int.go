@@ -313,7 +313,6 @@ func lowerImul2(l *lowerer, in *inst) {
 	}
 	o := l.emit(in, [4]execFn{nil, xImulRR, xImulRR32, xImulRR64}[sz])
 	o.a, o.b = in.reg*8, in.rm*8
-	l.mark(attrKill, nil)
 }
 
 func lowerImul3(l *lowerer, in *inst) {
@@ -324,7 +323,6 @@ func lowerImul3(l *lowerer, in *inst) {
 	}
 	o := l.emit(in, xImulRI)
 	o.a, o.b, o.imm = in.reg*8, in.rm*8, in.imm
-	l.mark(attrKill, nil)
 }
 
 func lowerXchg(l *lowerer, in *inst) {
