@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -222,6 +221,7 @@ type verifyFlags struct {
 	keys, bundles                []string
 	identities, issuers          []string
 	certificates, logKeys, proof string
+	trustedRoot                  string
 	threshold                    int
 }
 
@@ -231,8 +231,9 @@ func (f *verifyFlags) register(c *cobra.Command) {
 	fs.StringArrayVar(&f.bundles, "bundle", nil, "bundle to check (repeatable; default: those beside the trace)")
 	fs.StringArrayVar(&f.identities, "certificate-identity", nil, "trust certificates for this identity (repeatable, with --certificate-oidc-issuer)")
 	fs.StringArrayVar(&f.issuers, "certificate-oidc-issuer", nil, "identity provider of the identity, one for each")
-	fs.StringVar(&f.certificates, "ca-certificates", "", "PEM file of the certificate authority for identities")
-	fs.StringVar(&f.logKeys, "rekor-key", "", "PEM file of the transparency log's public keys")
+	fs.StringVar(&f.trustedRoot, "trusted-root", "", "authorities for identities: a Sigstore trusted_root.json")
+	fs.StringVar(&f.certificates, "ca-certificates", "", "… or PEM file of the certificate authority")
+	fs.StringVar(&f.logKeys, "rekor-key", "", "… and PEM file of the transparency log's public keys")
 	fs.IntVar(&f.threshold, "threshold", 1, "how many different trusted parties must vouch")
 }
 
@@ -253,7 +254,7 @@ func (f *verifyFlags) policy(ctx context.Context) (*attest.Policy, error) {
 		if err != nil {
 			return nil, err
 		}
-		p.Keys = append(p.Keys, crypto.PublicKey(key))
+		p.Keys = append(p.Keys, key)
 	}
 	if len(f.identities) != len(f.issuers) {
 		return nil, usagef("give one --certificate-oidc-issuer for each --certificate-identity")
@@ -263,6 +264,14 @@ func (f *verifyFlags) policy(ctx context.Context) (*attest.Policy, error) {
 	}
 	if len(p.Identities) == 0 {
 		return p, nil
+	}
+	if f.trustedRoot != "" {
+		root, err := os.ReadFile(f.trustedRoot)
+		if err != nil {
+			return nil, fmt.Errorf("read --trusted-root: %w", err)
+		}
+		p.Trust, err = attest.ParseTrustedRoot(root)
+		return p, err
 	}
 	certificates, err := os.ReadFile(f.certificates)
 	if err != nil {
