@@ -112,6 +112,12 @@ func (e *encoder) chooseSize() {
 	if isString(f.Mnemonic) && f.SIMD == nil {
 		e.rep = []byte{0, 0xf2, 0xf3}[e.IntN(3)]
 	}
+	if has(f, "Mp") {
+		e.rexW, e.size = false, min(e.size, 32) // see undefined.go
+		if e.p66 {
+			e.size = 16
+		}
+	}
 	if f.Mnemonic == "MOVSXD" {
 		e.p66, e.size = false, max(e.size, 32) // see undefined.go
 	}
