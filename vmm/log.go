@@ -124,6 +124,9 @@ func (r *replayer) advance() error {
 
 // expect compares an event with the trace and steps over it.
 func (r *replayer) expect(e *trace.Event) error {
+	if end, reason := r.hostEnd(); end != nil && e.Kind != trace.KindEnd && e.Position >= end.Position {
+		return &recordedEnd{reason, int(end.Value)} // the run was stopped, or the trace full, before this event
+	}
 	if !r.have {
 		return &Divergence{Index: r.index, Got: cloneEvent(e), Reason: "the trace ends here, but the replay goes on"}
 	}
@@ -144,12 +147,7 @@ func (r *replayer) expect(e *trace.Event) error {
 	return nil
 }
 
-func (r *replayer) event(e *trace.Event) error {
-	if end, reason := r.hostEnd(); end != nil && e.Kind != trace.KindEnd && e.Position >= end.Position {
-		return &recordedEnd{reason, int(end.Value)} // the recorder had no room for this event any more
-	}
-	return r.expect(e)
-}
+func (r *replayer) event(e *trace.Event) error { return r.expect(e) }
 
 // recordedEnd says that the recorded run was ended by its host here.
 type recordedEnd struct {

@@ -125,3 +125,40 @@ func TestReplayFindsAnotherSeedAtTheFirstEventThatItChanges(t *testing.T) {
 		t.Error("the start event does not show the seed")
 	}
 }
+
+// never is an input that does not come.
+type never struct{ asked chan struct{} }
+
+func (n never) Read([]byte) (int, error) {
+	close(n.asked)
+	select {}
+}
+
+func TestARunStoppedWhileItWaitsForInputReplays(t *testing.T) {
+	c := builtin("cat")
+	input := never{make(chan struct{})}
+	c.Stdin = input
+	var file bytes.Buffer
+	c.Record = &vmm.Recording{W: &file}
+	m, err := vmm.New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	go func() {
+		<-input.asked
+		m.Stop(130, "stopped by the test")
+	}()
+	result, err := m.Run(context.Background())
+	if err != nil || result.Outcome != vmm.OutcomeStopped || result.ExitCode != 130 {
+		t.Fatalf("%+v, %v", result, err)
+	}
+	r, err := trace.Open(bytes.NewReader(file.Bytes()), int64(file.Len()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := vmm.Replay(context.Background(), r, vmm.ReplayConfig{Kernel: c.Kernel.Image, Initramfs: c.Initramfs})
+	if err != nil || !again.Identical || !again.Complete {
+		t.Errorf("replay: %+v, %v", again, err)
+	}
+}
