@@ -1,0 +1,94 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/detvm/detvm/trace"
+	"github.com/spf13/cobra"
+)
+
+func newRedactCommand() *cobra.Command {
+	var kinds []string
+	var events, inputs []string
+	var output string
+	c := &cobra.Command{
+		Use:   "redact [flags] TRACE",
+		Short: "Copy a trace with chosen payloads withheld; signatures over it stay valid",
+		Long: `Copy a trace without the payloads of chosen events. The copy has the same trace root. Record with --redactable, or short payloads can be guessed from
+their digests.`,
+		Example: `  detvm redact run.dtr --kind stdin -o public.dtr && detvm verify public.dtr --key alice.pub --bundle run.dtr.sigstore.json`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if output == "" {
+				return usagef("give --output")
+			}
+			opts, err := redactOptions(kinds, events, inputs)
+			if err != nil {
+				return err
+			}
+			r, _, closer, err := openWhole(args[0])
+			if err != nil {
+				return err
+			}
+			defer closer.Close()
+			var sum *trace.RedactSummary
+			if err := writeFile(output, func(w io.Writer) (err error) {
+				sum, err = trace.Redact(w, r, opts)
+				return err
+			}); err != nil {
+				return err
+			}
+			if !r.Header().Redactable {
+				fmt.Fprintln(cmd.ErrOrStderr(), "detvm: this trace was recorded without --redactable: short payloads can be guessed from their digests")
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: %d payloads withheld, same trace root\n", output, sum.Withheld)
+			return nil
+		},
+	}
+	c.Flags().StringSliceVar(&kinds, "kind", nil, "withhold the payloads of these kinds: stdin, stdout, stderr, diskread, diskwrite, start, …")
+	c.Flags().StringSliceVar(&events, "event", nil, "withhold the payloads of these events: N or FIRST-LAST")
+	c.Flags().StringSliceVar(&inputs, "input", nil, "drop these stored inputs: kernel, initramfs, image, disk")
+	c.Flags().StringVarP(&output, "output", "o", "", "the copy")
+	return c
+}
+
+// redactOptions turns the flags of redact into what to withhold.
+func redactOptions(kinds, events, inputs []string) (trace.RedactOptions, error) {
+	if len(kinds)+len(events)+len(inputs) == 0 {
+		return trace.RedactOptions{}, usagef("say what to withhold: --kind, --event or --input")
+	}
+	withheld := map[trace.Kind]bool{}
+	for _, name := range kinds {
+		k, err := trace.ParseKind(name)
+		if err != nil {
+			return trace.RedactOptions{}, usagef("--kind: %w", err)
+		}
+		withheld[k] = true
+	}
+	type span struct{ first, last uint64 }
+	var spans []span
+	for _, e := range events {
+		first, last, err := parseRange(e)
+		if err != nil {
+			return trace.RedactOptions{}, err
+		}
+		spans = append(spans, span{first, last})
+	}
+	dropped := map[string]bool{}
+	for _, role := range inputs {
+		dropped[role] = true
+	}
+	return trace.RedactOptions{
+		AllowUnsalted: true, // the command warns
+		Withhold: func(i uint64, e *trace.Event) bool {
+			for _, s := range spans {
+				if i >= s.first && i <= s.last {
+					return true
+				}
+			}
+			return withheld[e.Kind]
+		},
+		DropInput: func(_ int, in trace.Input) bool { return dropped[in.Role] },
+	}, nil
+}
