@@ -18,11 +18,8 @@ jobs=${JOBS:-$(nproc)}
 [ -z "$(ls -A "$work")" ] || { echo "$work is not empty" >&2; exit 2; }
 
 echo "unpack $source"
-tar -C "$work" -xf "$source" --exclude='*/Documentation/*' --exclude='*/tools/testing/*' --exclude='*/drivers/gpu/drm/*'
+tar -C "$work" -xf "$source"
 cd "$work"/linux-source-6.1
-# The excluded trees leave Kconfig files missing that the others include.
-tar -C "$work" -xf "$source" --wildcards 'linux-source-6.1/drivers/gpu/drm/*Kconfig*' 'linux-source-6.1/Documentation/*Kconfig*' \
-	'linux-source-6.1/drivers/gpu/drm/*Makefile'
 for p in "$here"/patches/*.patch; do
 	echo "apply $(basename "$p")"
 	patch -s -p1 --no-backup-if-mismatch <"$p"
@@ -71,6 +68,7 @@ $(sha256sum <"$source" | cut -d' ' -f1) $(basename "$source")
 $(gcc --version | head -1)
 $(ld --version | head -1)
 TEXT
+chmod 644 "$out"/vmlinux
 cd "$out"
 sha256sum System.map symbols.json vmlinux >SHA256SUMS
 zstd -q -f -19 --rm vmlinux -o vmlinux.zst
