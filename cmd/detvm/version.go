@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
@@ -23,6 +24,9 @@ func newManCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "man DIR", Short: "Write man pages into a directory", Args: cobra.ExactArgs(1), Hidden: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := os.MkdirAll(args[0], 0o755); err != nil {
+				return fmt.Errorf("make the directory: %w", err)
+			}
 			header := &doc.GenManHeader{Title: "DETVM", Section: "1", Source: "detvm " + vmm.Version, Date: &vmm.DefaultStart}
 			return doc.GenManTree(cmd.Root(), header, args[0])
 		},
