@@ -21,7 +21,8 @@ import (
 //	reboot=k panic=-1       a panic resets at once, through port 0x64
 //	mitigations=off         no speculation defences inside one tenant's machine
 //	random.trust_cpu=off    RDRAND must not credit the pool
-const KernelCommandLine = "console=ttyS0 quiet loglevel=2 noapic nolapic lpj=10000 reboot=k panic=-1 mitigations=off random.trust_cpu=off"
+//	swiotlb=noforce         no 64 MiB of bounce buffers in guests with more than 3 GiB: the devices reach all of memory
+const KernelCommandLine = "console=ttyS0 quiet loglevel=2 noapic nolapic lpj=10000 reboot=k panic=-1 mitigations=off random.trust_cpu=off swiotlb=noforce"
 
 //go:embed kernel/vmlinux.zst
 var kernelELF []byte
