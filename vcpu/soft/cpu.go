@@ -133,7 +133,9 @@ type CPU struct {
 	failure       string // why it cannot go on, or empty
 	shadowAt      uint64 // instruction count after an STI or MOV SS
 	shadowSet     bool
-	irq           int // vector of the interrupt to deliver, or -1
+	idleAt        uint64 // instruction count at the last exception
+	idleEvents    uint32 // exceptions delivered at that count
+	irq           int    // vector of the interrupt to deliver, or -1
 
 	tlbs    [2]tlb
 	jcs     [2]jumpCache

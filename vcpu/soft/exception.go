@@ -113,6 +113,9 @@ func (c *CPU) deliver(e exception, kind event, rip uint64) {
 	c.shadowSet = false
 	c.halted = false
 	c.from = nil
+	if c.livelocked() {
+		return
+	}
 	for {
 		if c.enterGate(e, kind, rip) {
 			c.ev = evNone
@@ -136,6 +139,23 @@ func (c *CPU) deliver(e exception, kind event, rip uint64) {
 		kind = eventFault
 		rip = c.rip
 	}
+}
+
+// maxIdleEvents is how many exceptions in a row, with no instruction retired between them, are taken for a guest that will never go on.
+const maxIdleEvents = 1 << 18
+
+// livelocked counts exceptions between retired instructions. A handler that faults before its first instruction, on a stack that does not run out, would
+// keep the processor busy for ever without the work clock moving; nothing could stop it.
+func (c *CPU) livelocked() bool {
+	if now := c.icount(); now != c.idleAt {
+		c.idleAt, c.idleEvents = now, 0
+	}
+	c.idleEvents++
+	if c.idleEvents > maxIdleEvents {
+		c.fail("the guest takes exceptions without end and executes no instruction")
+		return true
+	}
+	return false
 }
 
 // gate is an entry of the long-mode IDT.

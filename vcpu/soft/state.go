@@ -27,6 +27,7 @@ func (c *CPU) SetState(s *vcpu.State) error {
 	c.ev, c.irq, c.shutdown, c.failure = evNone, -1, "", ""
 	c.single, c.implicit, c.bounceSize, c.from = false, false, 0, nil
 	c.debugHits, c.trapAfter, c.noTrap, c.ownWrite = 0, false, false, false
+	c.idleEvents = 0
 	c.endSlice()
 	copy(c.r[:16], s.GPR[:])
 	c.rip = s.RIP
