@@ -292,7 +292,11 @@ func (c *CPU) doubleShift(o *op, left bool) *op {
 		res, cf = (a>>n|b<<(width-n))&sizeMask(o.size), a>>(n-1)&1
 	}
 	c.storeRM(o, res)
-	c.setRes(res, cf|flagAF|(res^a)>>(width-1)&1<<11, o.size)
+	of := cf ^ res>>(width-1) // defined for a count of 1; for others, and AF, as AMD processors have it
+	if !left {
+		of = (res ^ res<<1) >> (width - 1)
+	}
+	c.setRes(res, cf|flagAF|of&1<<11, o.size)
 	return next(o)
 }
 
@@ -507,14 +511,27 @@ func (c *CPU) setZF(zf bool) { c.setArith(c.arith()&^flagZF | b2u(zf)<<6) }
 // setCF replaces CF only.
 func (c *CPU) setCF(cf bool) { c.setArith(c.arith()&^flagCF | b2u(cf)) }
 
+// scanFlags sets ZF after BSF or BSR. The other flags, which the SDM leaves undefined, are those of AMD processors: PF of the result, the others clear.
+func (c *CPU) scanFlags(zero bool, n int) {
+	switch {
+	case zero:
+		c.setArith(flagZF | flagPF)
+	case bits.OnesCount8(uint8(n))&1 == 0:
+		c.setArith(flagPF)
+	default:
+		c.setArith(0)
+	}
+}
+
 func xBsf(c *CPU, o *op) *op {
 	v, ok := c.loadRM(o)
 	if !ok {
 		return c.fault(o)
 	}
-	c.setZF(v == 0)
+	n := bits.TrailingZeros64(v)
+	c.scanFlags(v == 0, n)
 	if v != 0 {
-		c.setReg(o.b, o.size, uint64(bits.TrailingZeros64(v)))
+		c.setReg(o.b, o.size, uint64(n))
 	}
 	return next(o)
 }
@@ -524,9 +541,10 @@ func xBsr(c *CPU, o *op) *op {
 	if !ok {
 		return c.fault(o)
 	}
-	c.setZF(v == 0)
+	n := 63 - bits.LeadingZeros64(v)
+	c.scanFlags(v == 0, n)
 	if v != 0 {
-		c.setReg(o.b, o.size, uint64(63-bits.LeadingZeros64(v)))
+		c.setReg(o.b, o.size, uint64(n))
 	}
 	return next(o)
 }
