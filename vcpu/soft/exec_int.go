@@ -571,8 +571,14 @@ func (c *CPU) bitOp(o *op, change func(v, mask uint64) uint64) *op {
 	}
 	if o.in.mem {
 		va = c.ea(o)
-		if fromReg {
-			va += uint64(int64(sext(n, o.size))>>bits.TrailingZeros64(width)) * uint64(o.size)
+	}
+	if o.in.mem && fromReg {
+		distance := uint64(int64(sext(n, o.size))>>bits.TrailingZeros64(width)) * uint64(o.size)
+		if in := o.in; in.asize == 8 {
+			va += distance
+		} else { // the sum is truncated to the address size, not its first part
+			off := *c.r64(in.base) + *c.r64(in.index)<<(in.shift&63) + in.disp + distance
+			va = c.stringAddr(o, off&sizeMask(in.asize), in.seg)
 		}
 	}
 	mask := uint64(1) << (n & (width - 1))
