@@ -1,9 +1,6 @@
 package soft
 
-import (
-	"encoding/binary"
-	"unsafe"
-)
+import "encoding/binary"
 
 // Paging constants (SDM vol. 3A, 4.5).
 const (
@@ -488,31 +485,6 @@ func (c *CPU) commit() {
 	size := c.bounceSize
 	c.bounceSize = 0
 	c.storeSlow(c.bounceVA, c.bounce, size)
-}
-
-// load128 reads 16 bytes.
-func (c *CPU) load128(va uint64) (lo, hi uint64, ok bool) {
-	e := &c.rd[va>>pageBits&tlbMask]
-	if e.tag == (va+15)&pageMask {
-		p := (*[2]uint64)(unsafe.Add(e.page, va&pageOff))
-		return p[0], p[1], true
-	}
-	if lo, ok = c.loadSlow(va, 8); !ok {
-		return 0, 0, false
-	}
-	hi, ok = c.loadSlow(va+8, 8)
-	return lo, hi, ok
-}
-
-// store128 writes 16 bytes, all or nothing.
-func (c *CPU) store128(va, lo, hi uint64) bool {
-	e := &c.wr[va>>pageBits&tlbMask]
-	if e.tag == (va+15)&pageMask {
-		p := (*[2]uint64)(unsafe.Add(e.page, va&pageOff))
-		p[0], p[1] = lo, hi
-		return true
-	}
-	return c.probeWrite(va, 16) && c.storeSlow(va, lo, 8) && c.storeSlow(va+8, hi, 8)
 }
 
 // readMem and writeMem move any number of bytes up to a page, all or nothing, for the instructions with large operands.

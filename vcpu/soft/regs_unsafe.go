@@ -103,6 +103,31 @@ func (c *CPU) store64(va uint64, v uint64) bool {
 	return c.storeSlow(va, v, 8)
 }
 
+// load128 reads 16 bytes.
+func (c *CPU) load128(va uint64) (lo, hi uint64, ok bool) {
+	e := &c.rd[va>>pageBits&tlbMask]
+	if e.tag == (va+15)&pageMask {
+		p := (*[2]uint64)(unsafe.Add(e.page, va&pageOff))
+		return p[0], p[1], true
+	}
+	if lo, ok = c.loadSlow(va, 8); !ok {
+		return 0, 0, false
+	}
+	hi, ok = c.loadSlow(va+8, 8)
+	return lo, hi, ok
+}
+
+// store128 writes 16 bytes, all or nothing.
+func (c *CPU) store128(va, lo, hi uint64) bool {
+	e := &c.wr[va>>pageBits&tlbMask]
+	if e.tag == (va+15)&pageMask {
+		p := (*[2]uint64)(unsafe.Add(e.page, va&pageOff))
+		p[0], p[1] = lo, hi
+		return true
+	}
+	return c.probeWrite(va, 16) && c.storeSlow(va, lo, 8) && c.storeSlow(va+8, hi, 8)
+}
+
 // rmwSlow gives a pointer to a memory operand that will be read and written and is not in the write TLB: the bounce buffer. It is nil after a
 // fault. The caller must call commit after writing; that cannot fail.
 func (c *CPU) rmwSlow(va, size uint64) unsafe.Pointer {

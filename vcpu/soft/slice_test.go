@@ -156,8 +156,16 @@ func (r *sliceRun) relocate(now, pc uint64) {
 		s.DR7 = 0
 	}
 	s.Count = now
+	if x>>28%3 == 0 {
+		s.RFLAGS |= flagIF
+	}
 	if err := g.cpu.SetState(s); err != nil {
 		g.t.Fatal(err)
+	}
+	if g.cpu.Interruptible() {
+		if err := g.cpu.Interrupt(uint8(0x40 + x%16)); err != nil {
+			g.t.Fatal(err)
+		}
 	}
 }
 
