@@ -42,7 +42,7 @@ type machineFlags struct {
 	disk, diskOut                    string
 	timeout, virtualTimeout, stall   time.Duration
 	maxExits                         uint64
-	noSnapshot                       bool
+	noSnapshot, matchKVM             bool
 	verbose                          bool
 }
 
@@ -61,6 +61,7 @@ func (f *machineFlags) register(c *cobra.Command) {
 	fs.StringVar(&f.user, "user", "", "user in the guest: name or uid[:gid] (default root)")
 	fs.StringVar(&f.clock, "clock", "", "work clock: instructions, branches, kernel-instructions or exits (default: the best of the engine)")
 	fs.StringVar(&f.cpu, "cpu", vmm.EngineAuto, "engine: auto, kvm or soft")
+	fs.BoolVar(&f.matchKVM, "match-kvm", false, "show the guest the processor that KVM on this host shows, so that --clock exits has one trace on both engines")
 	fs.StringVar(&f.disk, "disk", "", "raw image of a data disk, mounted at /data and writable; the file itself is not changed")
 	fs.StringVar(&f.diskOut, "disk-out", "", "keep the data disk's final contents in this file")
 	fs.DurationVar(&f.timeout, "timeout", 0, "end the run after this much time on the host (exit code 124)")
@@ -85,7 +86,7 @@ func (f *machineFlags) config(args []string, stderr io.Writer) (c vmm.Config, cl
 		}
 	}()
 	c = vmm.Config{
-		Engine: f.cpu, Clock: vcpu.Clock(f.clock), TimeScale: f.timeScale, Seed: f.seed,
+		Engine: f.cpu, Clock: vcpu.Clock(f.clock), TimeScale: f.timeScale, Seed: f.seed, MatchKVM: f.matchKVM,
 		Command: vmm.Command{Args: args, Env: f.env, Cwd: f.cwd, User: f.user},
 		Limits:  vmm.Limits{WallTime: f.timeout, VirtualTime: f.virtualTimeout, Exits: f.maxExits, Stall: f.stall},
 	}
