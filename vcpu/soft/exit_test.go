@@ -181,7 +181,7 @@ func TestTripleFault(t *testing.T) {
 	g := newGuest(t, vcpu.ClockInstructions, []byte{0x0f, 0x0b})
 	s := guestState()
 	s.IDTR.Limit = 0
-	g.cpu.SetState(s)
+	g.set(s)
 	for range 2 {
 		if e := g.run(vcpu.NoStop); e.Reason != vcpu.ReasonShutdown || e.Detail == "" {
 			t.Errorf("exit %v (%s), want shutdown", e.Reason, e.Detail)
@@ -202,7 +202,9 @@ func TestDirtyLog(t *testing.T) {
 	if err := g.cpu.CollectDirty(func(uint64) {}); err == nil {
 		t.Error("collecting without tracking gives no error")
 	}
-	g.cpu.TrackDirty(true)
+	if err := g.cpu.TrackDirty(true); err != nil {
+		t.Fatal(err)
+	}
 	g.halt()
 	want := []uint64{guestPML4, guestPDPT, guestPD, guestData} // the tables get accessed bits
 	if got := collect(); !equal(got, want) {

@@ -52,7 +52,7 @@ func FuzzCode(f *testing.F) {
 				s.GPR[i] = guestData + uint64(i)<<uint(kind>>4)
 			}
 		}
-		g.cpu.SetState(s)
+		g.set(s)
 		g.bounded(3000)
 	})
 }
@@ -74,7 +74,7 @@ func FuzzPageTables(f *testing.F) {
 		s := guestState()
 		s.GPR[vcpu.RDI], s.GPR[vcpu.RSI], s.GPR[vcpu.RCX] = va+uint64(where), va+uint64(where)<<3, 5000
 		s.CR4 |= uint64(where&1) * cr4PGE
-		g.cpu.SetState(s)
+		g.set(s)
 		g.bounded(3000)
 	})
 }

@@ -57,9 +57,7 @@ func newGuest(t testing.TB, clock vcpu.Clock, code []byte) *guest {
 		t.Fatal(err)
 	}
 	g.cpu = cpu.(*CPU)
-	if err := cpu.SetState(guestState()); err != nil {
-		t.Fatal(err)
-	}
+	g.set(guestState())
 	return g
 }
 
@@ -79,6 +77,14 @@ func guestState() *vcpu.State {
 	s.GDTR = vcpu.DescriptorTable{Base: guestGDT, Limit: 0x47}
 	s.IDTR = vcpu.DescriptorTable{Base: guestIDT, Limit: 0xfff}
 	return s
+}
+
+// set replaces the processor's state.
+func (g *guest) set(s *vcpu.State) {
+	g.t.Helper()
+	if err := g.cpu.SetState(s); err != nil {
+		g.t.Fatal(err)
+	}
 }
 
 // run runs to the next exit or stop and fails the test on an error.
@@ -151,7 +157,7 @@ func benchLoop(b *testing.B, code []byte) {
 	g := newGuest(b, vcpu.ClockInstructions, code)
 	s := guestState()
 	s.GPR[vcpu.RBX], s.GPR[vcpu.RCX] = 88172645463325252, 1<<62
-	g.cpu.SetState(s)
+	g.set(s)
 	const step = 1_000_000
 	before := cpuSeconds()
 	b.ResetTimer()

@@ -95,9 +95,7 @@ func newSliceRun(t testing.TB, seed uint64, clock vcpu.Clock) *sliceRun {
 		s.Seg[vcpu.CS] = vcpu.Segment{Selector: 0x33, Limit: 0xffffffff, Attr: 0xa0fb}
 		s.Seg[vcpu.SS] = vcpu.Segment{Selector: 0x2b, Limit: 0xffffffff, Attr: 0xc0f3}
 	}
-	if err := g.cpu.SetState(s); err != nil {
-		t.Fatal(err)
-	}
+	g.set(s)
 	return &sliceRun{g: g}
 }
 
@@ -159,9 +157,7 @@ func (r *sliceRun) relocate(now, pc uint64) {
 	if x>>28%3 == 0 {
 		s.RFLAGS |= flagIF
 	}
-	if err := g.cpu.SetState(s); err != nil {
-		g.t.Fatal(err)
-	}
+	g.set(s)
 	if g.cpu.Interruptible() {
 		if err := g.cpu.Interrupt(uint8(0x40 + x%16)); err != nil {
 			g.t.Fatal(err)

@@ -63,7 +63,7 @@ func TestInstructionAcrossPages(t *testing.T) {
 	for i, want := range []uint64{0x11223344, 0x11223377, 0x11223377} {
 		s := guestState()
 		s.RIP = guestCode + 0xfff
-		g.cpu.SetState(s)
+		g.set(s)
 		if i == 1 {
 			g.ram[guestCode+0x1000] = 0x77
 			g.cpu.MemoryWritten(guestCode+0x1000, 1)
@@ -93,7 +93,7 @@ func TestPageTableChangesAreSeenAtOnce(t *testing.T) {
 		binary.LittleEndian.PutUint64(g.ram[pte:], guestData|3|nx)
 		s := guestState()
 		s.GPR[vcpu.RDI], s.GPR[vcpu.RSI], s.GPR[vcpu.RDX] = va, pte, guestData+0x1000|3|nx
-		g.cpu.SetState(s)
+		g.set(s)
 		if s := g.halt(); s.GPR[vcpu.RAX] != 111 || s.GPR[vcpu.RBX] != 222 {
 			t.Errorf("nx %#x: read %d and %d, want 111 and 222", nx, s.GPR[vcpu.RAX], s.GPR[vcpu.RBX])
 		}
@@ -131,7 +131,7 @@ func TestPageFaultCodes(t *testing.T) {
 				s.Seg[vcpu.CS] = vcpu.Segment{Selector: 0x33, Limit: 0xffffffff, Attr: 0xa0fb}
 				s.Seg[vcpu.SS] = vcpu.Segment{Selector: 0x2b, Limit: 0xffffffff, Attr: 0xc0f3}
 			}
-			g.cpu.SetState(s)
+			g.set(s)
 			s = g.halt()
 			if s.RIP != guestHalt+vecPF+1 {
 				t.Fatalf("halted at %#x, not in the page-fault handler", s.RIP)
