@@ -46,6 +46,8 @@ type Engine struct {
 	cpuid     []vcpu.CPUIDLeaf
 	enterFunc func(int) error
 
+	affinity *unix.CPUSet // the processors that the bound thread could use before, when it was pinned to one
+
 	tid    int     // the thread that Run is bound to; 0 before the first Run
 	lander *lander // nil on ClockExits
 	count  uint64
@@ -294,8 +296,9 @@ func (e *Engine) rebind() error {
 	}
 	runtime.LockOSThread()
 	tid := unix.Gettid()
+	var err error
 	if e.traits.needsThreadTSD {
-		if err := pinThread(); err != nil {
+		if e.affinity, err = pinThread(); err != nil {
 			runtime.UnlockOSThread()
 			return err
 		}
@@ -317,11 +320,12 @@ func (e *Engine) rebind() error {
 }
 
 // pinThread binds the calling thread to the lowest processor that it may use. Where ring 3 runs on the host's own terms, CPUID shows it the number of
-// the host processor (the initial APIC ID): it has to be the same in every run.
-func pinThread() error {
-	var allowed, one unix.CPUSet
-	if err := unix.SchedGetaffinity(0, &allowed); err != nil {
-		return fmt.Errorf("find the processors of this thread: %w", err)
+// the host processor (the initial APIC ID): it has to be the same in every run. It returns the processors that the thread could use before.
+func pinThread() (allowed *unix.CPUSet, err error) {
+	var one unix.CPUSet
+	allowed = new(unix.CPUSet)
+	if err := unix.SchedGetaffinity(0, allowed); err != nil {
+		return nil, fmt.Errorf("find the processors of this thread: %w", err)
 	}
 	for n := range len(allowed) * 64 {
 		if allowed.IsSet(n) {
@@ -330,9 +334,9 @@ func pinThread() error {
 		}
 	}
 	if err := unix.SchedSetaffinity(0, &one); err != nil {
-		return fmt.Errorf("bind the thread to a processor: %w", err)
+		return nil, fmt.Errorf("bind the thread to a processor: %w", err)
 	}
-	return nil
+	return allowed, nil
 }
 
 // unbind gives the thread back. LockOSThread is undone only when the caller is on it.
@@ -349,6 +353,10 @@ func (e *Engine) unbind() error {
 	}
 	if unix.Gettid() == e.tid {
 		drainSignal(stopSignal)
+		if e.affinity != nil {
+			err = errors.Join(err, unix.SchedSetaffinity(0, e.affinity))
+			e.affinity = nil
+		}
 		runtime.UnlockOSThread()
 	}
 	e.tid = 0
