@@ -19,7 +19,8 @@ const (
 	codeBuckets = 256
 
 	chunkOps = 8192
-	maxOps   = 2 << 20 // ops in the cache before it is emptied: 128 MiB
+	maxOps   = 2 << 20 // size of the cache, in ops, before it is emptied: 128 MiB
+	pageOps  = 36      // what a code page adds to that size: its buckets weigh as much as so many ops
 )
 
 // jumpEntry is an entry of a jump cache: tag is the linear address xored with CPU.genTag.
@@ -257,6 +258,7 @@ func (c *CPU) codePageOf(ram *ramRange, pa uint64) *codePage {
 		p := &codePage{ram: ram, index: i}
 		ram.code[i] = p
 		c.blocks.pages = append(c.blocks.pages, p)
+		c.blocks.used += pageOps
 		ram.flags[i] |= pfCode
 		c.protect(ram, i)
 	}
