@@ -3,7 +3,7 @@
 GO      ?= go
 BIN     := bin/detvm
 CACHE   ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/detvm
-FUZZTIME ?= 5s
+FUZZTIME ?= 2s
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 EMBEDDED := images/embedded/base.cpio images/embedded/default.cpio.zst
 
@@ -23,7 +23,8 @@ demo: build ## run a command twice in a deterministic Linux and compare
 
 test: build ## unit tests, fuzzing for a short while, whole-system tests
 	$(GO) vet ./...
-	$(GO) test ./...
+	$(GO) test -timeout 40m ./...
+	bash tests/fuzz.sh $(FUZZTIME)
 
 lint: ## static analysis
 	$(GO) run $(GOLANGCI) run ./...

@@ -45,41 +45,37 @@ func (m *Machine) guestReset() {
 	m.end(OutcomeReset, "the guest reset its machine")
 }
 
-// hostRequests looks at what the host wants: stop requests, the context, and in a replay the recorded ones.
-func (m *Machine) hostRequests() error {
+// endIfDue ends a run that the host wants to end: because somebody asked, time is up, a limit is reached, or, in a replay, because the recorded run was
+// ended here. It is called at one place of the run loop only, so that a replay leaves the machine in the recorded state.
+func (m *Machine) endIfDue() {
 	if m.replaying {
 		if end, reason := m.replay.hostEnd(); end != nil && m.count >= end.Position {
 			m.endWith(reason, int(end.Value), "")
-			return nil
+			return
 		}
 	}
-	code, why, ok := m.outside.stopRequest()
-	outcome := OutcomeStopped
-	switch err := m.ctx.Err(); {
-	case ok && code == ExitLimit:
-		outcome = OutcomeStalled
-	case ok:
-	case errors.Is(err, context.DeadlineExceeded):
-		outcome, code, why = OutcomeLimit, ExitLimit, fmt.Sprintf("the run took longer than --timeout %v", m.config.Limits.WallTime)
-	case err != nil:
-		code, why = 1, "the run was cancelled"
-	default:
-		return nil
-	}
-	m.interrupted = true
-	m.endWith(outcome, code, why)
-	return nil
-}
-
-// checkLimits ends a run that has used what it may.
-func (m *Machine) checkLimits() {
+	code, why, asked := m.outside.stopRequest()
+	err := m.ctx.Err()
 	l := &m.config.Limits
 	switch {
+	case asked && code == ExitLimit:
+		m.endWith(OutcomeStalled, code, why)
+	case asked:
+		m.endWith(OutcomeStopped, code, why)
+	case errors.Is(err, context.DeadlineExceeded):
+		m.end(OutcomeLimit, fmt.Sprintf("the run took longer than --timeout %v", l.WallTime))
+	case err != nil:
+		m.end(OutcomeStopped, "the run was cancelled")
 	case l.Exits > 0 && m.exits >= l.Exits:
 		m.end(OutcomeLimit, fmt.Sprintf("the guest reached --max-exits %d", l.Exits))
+		return
 	case !m.replaying && m.now-m.result.BootTime >= uint64(l.VirtualTime):
 		m.end(OutcomeLimit, fmt.Sprintf("the guest reached the virtual time limit of %v: it may wait for something that never comes", l.VirtualTime))
+		return
+	default:
+		return
 	}
+	m.interrupted = true
 }
 
 // serialLog keeps the end of what the guest's kernel wrote to the UART.

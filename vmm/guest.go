@@ -120,7 +120,7 @@ func (m *Machine) answerStdin() error {
 	})
 	switch {
 	case errors.Is(err, errStopped) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded):
-		return nil // hostRequests says why
+		return nil // endIfDue says why
 	case err != nil:
 		return m.logError(err)
 	}

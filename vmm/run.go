@@ -20,12 +20,6 @@ var retryStep = map[vcpu.Clock]uint64{
 func (m *Machine) loop() error {
 	var exit vcpu.Exit
 	for m.outcome == nil {
-		if err := m.hostRequests(); err != nil {
-			return err
-		}
-		if m.outcome != nil {
-			break
-		}
 		if err := m.cpu.Run(m.nextStop(), &exit); err != nil {
 			return fmt.Errorf("run the processor: %w", err)
 		}
@@ -50,14 +44,14 @@ func (m *Machine) loop() error {
 		if err != nil {
 			return err
 		}
-		if inject || delivered {
+		m.endIfDue()
+		if m.outcome == nil && (inject || delivered) {
 			m.fireTimers()
 			m.publishTime()
 			if err := m.injectPending(); err != nil {
 				return err
 			}
 		}
-		m.checkLimits()
 	}
 	return nil
 }
@@ -218,8 +212,8 @@ func (m *Machine) waitForInput() error {
 	if m.log.nextAsync() != vcpu.NoStop || m.outside.pending() {
 		return nil
 	}
-	if err := m.hostRequests(); err != nil || m.outcome != nil {
-		return err
+	if m.endIfDue(); m.outcome != nil {
+		return nil
 	}
 	m.end(OutcomeDeadlock, "the guest waits forever: every process sleeps, no timer is armed and no input can arrive")
 	return nil

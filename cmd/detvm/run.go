@@ -93,6 +93,9 @@ func (f *machineFlags) config(args []string, stderr io.Writer) (c vmm.Config, cl
 	if c.Memory, err = parseMemory(f.mem); err != nil {
 		return c, cleanup, usagef("--mem: %w", err)
 	}
+	if f.timeScale == 0 { // the zero of a vmm.Config is the default
+		return c, cleanup, usagef("--time-scale 0: want a number between 1/1024 and 1024")
+	}
 	if c.Start, err = parseTime(f.start); err != nil {
 		return c, cleanup, usagef("--time: %w", err)
 	}

@@ -10,12 +10,12 @@ import (
 // run does what START says: sets time and randomness, prepares the root and the disks, and starts the command.
 func (a *agent) run() error {
 	s := &a.start
+	if err := a.seed(); err != nil { // before the clock is set: the time must not go into the pool
+		return err
+	}
 	now := unix.NsecToTimespec(s.WallClock)
 	if err := unix.ClockSettime(unix.CLOCK_REALTIME, &now); err != nil {
 		return failure("clock", "set the clock", err)
-	}
-	if err := a.seed(); err != nil {
-		return err
 	}
 	if s.Hostname != "" && s.Hostname != hostname {
 		if err := unix.Sethostname([]byte(s.Hostname)); err != nil {
