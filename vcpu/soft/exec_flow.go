@@ -269,7 +269,7 @@ func xLeave(c *CPU, o *op) *op {
 // xEnter creates a stack frame (SDM vol. 2A, ENTER). All accesses, and the write to the new top of the stack that the manual wants checked, are
 // probed first, so that a fault leaves nothing behind.
 func xEnter(c *CPU, o *op) *op {
-	level := uint64(o.in.imm2 & 31)
+	level := o.in.imm2 & 31
 	size := uint64(o.size)
 	ss := c.stackSize()
 	base := uint64(0)

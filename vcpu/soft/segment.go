@@ -223,7 +223,7 @@ func xMovToSeg(c *CPU, o *op) *op {
 	if i == segCS || i > segGS {
 		return c.raise(o, vecUD)
 	}
-	sel := uint64(0)
+	var sel uint64
 	ok := true
 	if o.in.mem {
 		var v uint16

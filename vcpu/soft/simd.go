@@ -172,7 +172,7 @@ func xVecFPMem(c *CPU, o *op) *op {
 	s := o.in.form.SIMD
 	va := c.ea(o)
 	src := &c.vecSrc
-	ok := true
+	var ok bool
 	switch s.MemSize {
 	case 16:
 		if s.Aligned && va&15 != 0 {
@@ -250,9 +250,9 @@ func xSIMD(c *CPU, o *op) *op {
 	if mmx && c.fpu.x87.Pending() {
 		return c.raise(o, vecMF)
 	}
-	var dst, src simd.Vec
-	ok := true
-	if src, ok = c.vecOperand(o, s.Src, va); !ok {
+	var dst simd.Vec
+	src, ok := c.vecOperand(o, s.Src, va)
+	if !ok {
 		return c.fault(o)
 	}
 	switch {

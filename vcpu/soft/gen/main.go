@@ -525,8 +525,7 @@ func main() {
 	genCond()
 	src, err := format.Source(out.Bytes())
 	if err != nil {
-		os.WriteFile("exec_gen_unsafe.go", out.Bytes(), 0o644)
-		log.Fatal(err)
+		log.Fatalf("%v in:\n%s", err, out.Bytes())
 	}
 	if err := os.WriteFile("exec_gen_unsafe.go", src, 0o644); err != nil {
 		log.Fatal(err)
