@@ -95,7 +95,11 @@ func newImageListCommand() *cobra.Command {
 				return err
 			}
 			out := cmd.OutOrStdout()
-			return printJSONOr(out, asJSON, list, func() {
+			named := []namedImage{}
+			for _, i := range list {
+				named = append(named, namedImage{i.Name, i.Path, i.LastUsed, i})
+			}
+			return printJSONOr(out, asJSON, named, func() {
 				w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 				fmt.Fprintln(w, "NAME\tSIZE\tSHA256")
 				for _, i := range list {
@@ -107,6 +111,14 @@ func newImageListCommand() *cobra.Command {
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c
+}
+
+// namedImage is an image of the store with what its own JSON form leaves out.
+type namedImage struct {
+	Name     string    `json:"name"`
+	Path     string    `json:"path"`
+	LastUsed time.Time `json:"last_used"`
+	images.StoredImage
 }
 
 func newImagePruneCommand() *cobra.Command {
