@@ -87,6 +87,9 @@ func (m *Machine) Replay(ctx context.Context) (*ReplayResult, error) {
 	}
 	var d *Divergence
 	if err := m.replay.done(); errors.As(err, &d) {
+		if result.Message != "" {
+			d.Reason += " (" + result.Message + ")"
+		}
 		d.complete(m)
 		rr.Divergence = d
 		return rr, nil

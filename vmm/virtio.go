@@ -142,9 +142,14 @@ func (m *Machine) blockOptions(id uint16, disk *virtio.Disk, reads *extents, rea
 		},
 		OnWrite: func(sector uint64, p []byte) {
 			m.diskUsed = true
-			if m.logging {
-				m.deferDisk(trace.KindDiskWrite, id, sector, p)
+			if !m.logging {
+				return
 			}
+			if len(p) < virtio.BlockSize { // the rest of the block came from the base
+				at := sector * virtio.SectorSize &^ (virtio.BlockSize - 1)
+				reads.add(at, min(virtio.BlockSize, uint64(disk.Size())-at))
+			}
+			m.deferDisk(trace.KindDiskWrite, id, sector, p)
 		},
 		OnError: func(err error) { m.end(OutcomeHostFailure, fmt.Sprintf("%s: %v", name, err)) },
 	}
