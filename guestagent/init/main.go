@@ -1,3 +1,5 @@
+//go:build linux && amd64
+
 // Command init is the guest agent: PID 1 in the guest. It mounts what a Linux program expects, tells the machine READY,
 // and on START runs one command, carries its input and output, and reports how it ended.
 //
