@@ -237,10 +237,13 @@ func (m *Machine) restore(key Digest) error {
 func (m *Machine) finish() (*Result, error) {
 	r := &m.result
 	digest, err := m.stateDigest()
-	if err != nil {
+	switch {
+	case err == nil:
+		r.StateSHA256 = digest.String()
+	case m.interrupted && !m.exactEnd(): // stopped by the host in the middle of a delivery: there is no state to speak of
+	default:
 		return nil, err
 	}
-	r.StateSHA256 = digest.String()
 	r.StdoutSHA256, r.StdoutBytes = hex.EncodeToString(m.stdout.digest.Sum(nil)), m.stdout.size
 	r.StderrSHA256, r.StderrBytes = hex.EncodeToString(m.stderr.digest.Sum(nil)), m.stderr.size
 	r.VirtualTimeNS, r.BootTimeNS = m.now, r.BootTime
