@@ -168,7 +168,6 @@ type Result struct {
 
 	VirtualTimeNS uint64     `json:"virtual_time_ns"` // since machine start
 	BootTimeNS    uint64     `json:"boot_time_ns"`    // of it, until the command could start
-	BootTime      uint64     `json:"-"`
 	Exits         uint64     `json:"exits"`
 	BootExits     uint64     `json:"boot_exits"`
 	Position      uint64     `json:"position"`

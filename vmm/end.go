@@ -69,7 +69,7 @@ func (m *Machine) endIfDue() {
 	case l.Exits > 0 && m.exits >= l.Exits:
 		m.end(OutcomeLimit, fmt.Sprintf("the guest reached --max-exits %d", l.Exits))
 		return
-	case !m.replaying && m.now-m.result.BootTime >= uint64(l.VirtualTime):
+	case !m.replaying && m.now-m.result.BootTimeNS >= uint64(l.VirtualTime):
 		m.end(OutcomeLimit, fmt.Sprintf("the guest reached the virtual time limit of %v: it may wait for something that never comes", l.VirtualTime))
 		return
 	default:

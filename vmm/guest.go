@@ -80,7 +80,7 @@ func (m *Machine) startCommand() error {
 		return err
 	}
 	m.result.BootExits = m.exits
-	m.result.BootTime = m.now
+	m.result.BootTimeNS = m.now
 	return m.checkpoint()
 }
 

@@ -246,7 +246,7 @@ func (m *Machine) finish() (*Result, error) {
 	}
 	r.StdoutSHA256, r.StdoutBytes = hex.EncodeToString(m.stdout.digest.Sum(nil)), m.stdout.size
 	r.StderrSHA256, r.StderrBytes = hex.EncodeToString(m.stderr.digest.Sum(nil)), m.stderr.size
-	r.VirtualTimeNS, r.BootTimeNS = m.now, r.BootTime
+	r.VirtualTimeNS = m.now
 	r.Exits, r.Position = m.exits, m.count
 	r.Clock, r.Engine, r.MachineModel = m.caps.Clock, m.caps.Engine, MachineModel
 	r.Seed, r.StartTime, r.MemoryBytes = m.config.Seed, m.config.Start.Format(time.RFC3339Nano), m.config.Memory
