@@ -15,6 +15,7 @@ var (
 	cases = flag.Int("cases", 5_000_000, "cases of the long comparison")
 	seed  = flag.Uint64("seed", 1, "seed of the comparison")
 	show  = flag.Int("show", 10, "differences to print")
+	only  = flag.String("only", "", "compare the rows of this mnemonic alone")
 )
 
 // compare runs n cases and reports the first differences.
@@ -32,6 +33,9 @@ func compare(t *testing.T, n int) *fuzzer {
 			t.Error(err)
 		}
 	}()
+	if *only != "" {
+		f.gen.restrict(*only)
+	}
 	shown, start, told := 0, time.Now(), 0
 	for f.total < n {
 		if f.total >= told+500_000 {

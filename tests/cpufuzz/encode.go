@@ -459,6 +459,9 @@ func (e *encoder) arrange() {
 			frames = e.badAddress()
 		}
 		e.pin(vcpu.RBP, frames)
+		if e.chance(4) { // the new top of the stack is in the sandbox before, often across the end of its page
+			e.imm[0], e.imm[1] = byte(e.Uint32()), 0xff
+		}
 	case m == "FXRSTOR" && e.mem:
 		e.c.mayGP = true
 		e.arrangeRestore()

@@ -61,6 +61,11 @@ func newGenerator(seed uint64) *generator {
 	return g
 }
 
+// restrict leaves only the rows of one mnemonic.
+func (g *generator) restrict(mnemonic string) {
+	g.usable = slices.DeleteFunc(g.usable, func(i int) bool { return g.forms[i].Mnemonic != mnemonic })
+}
+
 // chainable says that a form may be followed by another in one case.
 func chainable(f *soft.Form) bool {
 	if f.X87 != nil || f.SIMD != nil {

@@ -291,7 +291,7 @@ func xEnter(c *CPU, o *op) *op {
 			return c.stackFault(o)
 		}
 	}
-	if !c.probeWrite(c.stackAddr(-depth-o.imm), 1) {
+	if !c.probeWrite(c.stackAddr(-depth-o.imm), size) {
 		return c.stackFault(o)
 	}
 	c.push(c.r[5], o.size)
