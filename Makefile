@@ -7,7 +7,7 @@ FUZZTIME ?= 2s
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 EMBEDDED := images/embedded/base.cpio images/embedded/default.cpio.zst
 
-.PHONY: help build test lint demo bench kernel kernel-check fuzz fuzz-cpu debian-image clean
+.PHONY: help build test lint demo bench kernel kernel-check fuzz fuzz-cpu debian-image debian-kernel clean
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
@@ -44,7 +44,11 @@ kernel: ## rebuild the guest kernel (needs linux-source-6.1 flex bison bc libelf
 kernel-check: ## rebuild the guest kernel and compare it with the committed one
 	bash images/kernel/check.sh
 
-debian-image: build ## build the Debian root file system that the tests use (needs root, debootstrap)
+debian-kernel: ## get Debian's stock cloud kernel, which the tests boot on the software CPU
+	mkdir -p $(CACHE)
+	bash tests/debian/fetch-kernel.sh $(CACHE)/debian-vmlinuz
+
+debian-image: build debian-kernel ## build the Debian root file system that the tests use (needs root, debootstrap); also gets the kernel
 	bash tests/debian/build-rootfs.sh $(CACHE)/debian.tar
 	$(BIN) image build -o $(CACHE)/debian.img $(CACHE)/debian.tar
 

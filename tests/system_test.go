@@ -6,6 +6,7 @@
 //
 //	$CPU                     the engine: soft or kvm
 //	$DEBIAN                  the Debian image
+//	$KERNEL                  Debian's cloud kernel
 //	same N [args…]           'detvm run --cpu $CPU args…' N times: equal output, exit code and digests each time
 //	code N command…          the command, which must end with exit code N
 //	fails N command…         like code, and standard error must be one line that begins with "detvm: "
@@ -17,8 +18,9 @@
 //	jsonhas A field value    a JSON file has a value in a field
 //	nothing DIR              the directory is empty
 //	triplefault FILE         makes an ELF kernel whose first instruction ends in a triple fault
+//	initramfs FILE name…     makes an initramfs: the default userland with these executable files in its root directory, /init in place of the agent
 //
-// and the conditions [soft], [kvm] and [root].
+// and the conditions [soft], [kvm], [root] and [kernel] (Debian's cloud kernel is there: make debian-kernel).
 package tests
 
 import (
@@ -44,6 +46,10 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/u-root/u-root/pkg/cpio"
+
+	"github.com/detvm/detvm/images"
+	"github.com/detvm/detvm/initramfs"
 )
 
 func TestSoft(t *testing.T) { runScripts(t, "soft", "soft", "testdata") }
@@ -73,15 +79,21 @@ func needKVM(t *testing.T) {
 }
 
 // debianImage is where 'make debian-image' leaves the image, or $DETVM_DEBIAN_IMAGE.
-func debianImage() string {
-	if path := os.Getenv("DETVM_DEBIAN_IMAGE"); path != "" {
+func debianImage() string { return madeFile("DETVM_DEBIAN_IMAGE", "debian.img") }
+
+// debianKernel is where 'make debian-kernel' leaves Debian's kernel, or $DETVM_DEBIAN_KERNEL.
+func debianKernel() string { return madeFile("DETVM_DEBIAN_KERNEL", "debian-vmlinuz") }
+
+// madeFile is a file that a target of the Makefile leaves in the user's cache, or what the environment variable says.
+func madeFile(variable, name string) string {
+	if path := os.Getenv(variable); path != "" {
 		return path
 	}
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return ""
 	}
-	return filepath.Join(cache, "detvm", "debian.img")
+	return filepath.Join(cache, "detvm", name)
 }
 
 func needDebian(t *testing.T) {
@@ -159,6 +171,7 @@ func runScripts(t *testing.T, suite, cpu, dir string) {
 			env.Setenv("PATH", path+string(os.PathListSeparator)+env.Getenv("PATH"))
 			env.Setenv("CPU", cpu)
 			env.Setenv("DEBIAN", debianImage())
+			env.Setenv("KERNEL", debianKernel())
 			env.Setenv("XDG_CACHE_HOME", cache)
 			return nil
 		},
@@ -168,12 +181,16 @@ func runScripts(t *testing.T, suite, cpu, dir string) {
 				return cond == cpu, nil
 			case "root":
 				return os.Getuid() == 0, nil
+			case "kernel":
+				_, err := os.Stat(debianKernel())
+				return err == nil, nil
 			}
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"same": same, "code": code, "fails": fails, "signal": signalled,
 			"jsonsame": jsonSame, "jsonother": jsonOther, "jsonhas": jsonHas, "nothing": nothing, "paced": paced, "flip": flip, "triplefault": tripleFault,
+			"initramfs": makeInitramfs,
 		},
 	})
 }
@@ -436,4 +453,20 @@ func tripleFault(ts *testscript.TestScript, neg bool, args []string) {
 	b.Write(make([]byte, offset-b.Len()))
 	b.Write([]byte{0x0f, 0x0b})
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b.Bytes(), 0o644))
+}
+
+// makeInitramfs writes the default userland and, as a second archive that the kernel unpacks over it, executable files.
+func makeInitramfs(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: initramfs FILE name…")
+	}
+	userland, err := images.DefaultInitramfs()
+	ts.Check(err)
+	var records []cpio.Record
+	for _, name := range args[1:] {
+		records = append(records, cpio.StaticRecord([]byte(ts.ReadFile(name)), cpio.Info{Name: name, Mode: cpio.S_IFREG | 0o755}))
+	}
+	files, err := initramfs.Bytes(records)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), slices.Concat(userland.Bytes, files), 0o644))
 }
