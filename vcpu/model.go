@@ -9,13 +9,8 @@ type CPUIDLeaf struct {
 	EAX, EBX, ECX, EDX uint32
 }
 
-// Guest-visible constants of the paravirtual interface (docs/machine.md).
+// Feature bits of the paravirtual interface (docs/machine.md).
 const (
-	MSRKVMWallClock  = 0x4b564d00
-	MSRKVMSystemTime = 0x4b564d01
-	MSRDetvmTimer    = 0xd3700000
-	MSRDetvmTime     = 0xd3700001
-
 	detvmFeatureTimer = 1 << 0
 	detvmFeatureTSC   = 1 << 1
 	kvmClocksource2   = 1 << 3

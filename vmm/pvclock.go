@@ -78,18 +78,11 @@ func (m *Machine) writeWallClock(gpa uint64) bool {
 	return true
 }
 
-// Architectural MSRs that the machine answers because they are not plain processor state (docs/machine.md).
-const (
-	msrTSC       = 0x10
-	msrAPICBase  = 0x1b
-	msrTSCAdjust = 0x3b
-)
-
 // readMSR fills p with the value of an MSR, or reports false for #GP.
 func (m *Machine) readMSR(index uint32, p []byte) bool {
 	var v uint64
 	switch index {
-	case msrTSC, vcpu.MSRDetvmTime:
+	case vcpu.MSRTSC, vcpu.MSRDetvmTime:
 		v = m.now
 	case vcpu.MSRDetvmTimer:
 		v = m.timer.Read()
@@ -98,7 +91,7 @@ func (m *Machine) readMSR(index uint32, p []byte) bool {
 		if v != 0 {
 			v |= pvclockEnable
 		}
-	case msrAPICBase, msrTSCAdjust, vcpu.MSRKVMWallClock:
+	case vcpu.MSRAPICBase, vcpu.MSRTSCAdjust, vcpu.MSRKVMWallClock:
 	default:
 		return false
 	}
@@ -109,7 +102,7 @@ func (m *Machine) readMSR(index uint32, p []byte) bool {
 // writeMSR stores an MSR, or reports false for #GP.
 func (m *Machine) writeMSR(index uint32, v uint64) bool {
 	switch index {
-	case msrTSC, msrTSCAdjust, msrAPICBase:
+	case vcpu.MSRTSC, vcpu.MSRTSCAdjust, vcpu.MSRAPICBase:
 		return true
 	case vcpu.MSRDetvmTimer:
 		m.timer.Write(v)

@@ -7,6 +7,8 @@ import (
 	"math/bits"
 
 	"golang.org/x/arch/x86/x86asm"
+
+	"github.com/detvm/detvm/vcpu"
 )
 
 // RFLAGS bits (SDM vol. 1, 3.4.3).
@@ -279,7 +281,7 @@ func (c *failedInst) rdtscp() error {
 		return errNotEmulated
 	}
 	m := kvmMSRs{n: 1}
-	m.entries[0].index = msrTSCAux
+	m.entries[0].index = vcpu.MSRTSCAux
 	if err := msrIoctl(c.engine.cpu, ioGetMSRs, &m); err != nil {
 		return fmt.Errorf("read TSC_AUX: %w", err)
 	}

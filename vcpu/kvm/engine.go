@@ -26,11 +26,11 @@ type msrRange struct{ base, n uint32 }
 
 // plainMSRs are the MSRs that are plain processor state and stay with KVM (docs/machine.md).
 var plainMSRs = []msrRange{
-	{msrSysenterCS, 3},
-	{msrMiscEnable, 1},
-	{msrPAT, 1},
-	{msrEFER, 5},   // EFER, STAR, LSTAR, CSTAR, SFMASK
-	{msrFSBase, 4}, // FS, GS, KERNEL_GS base, TSC_AUX
+	{vcpu.MSRSysenterCS, 3},
+	{vcpu.MSRMiscEnable, 1},
+	{vcpu.MSRPAT, 1},
+	{vcpu.MSREFER, 5},   // EFER, STAR, LSTAR, CSTAR, SFMASK
+	{vcpu.MSRFSBase, 4}, // FS, GS, KERNEL_GS base, TSC_AUX
 }
 
 // Engine is a [vcpu.CPU] on /dev/kvm. The goroutine that calls Run is wired to its operating-system thread until Close (see the package comment); a

@@ -8,23 +8,6 @@ import (
 	"github.com/detvm/detvm/vcpu"
 )
 
-// MSR numbers (SDM vol. 4, table 2-2).
-const (
-	msrSysenterCS   = 0x174
-	msrSysenterESP  = 0x175
-	msrSysenterEIP  = 0x176
-	msrMiscEnable   = 0x1a0
-	msrPAT          = 0x277
-	msrEFER         = 0xc0000080
-	msrSTAR         = 0xc0000081
-	msrLSTAR        = 0xc0000082
-	msrCSTAR        = 0xc0000083
-	msrSFMASK       = 0xc0000084
-	msrFSBase       = 0xc0000100
-	msrKernelGSBase = 0xc0000102
-	msrTSCAux       = 0xc0000103
-)
-
 // stateMSR pairs an MSR with its place in a State.
 type stateMSR struct {
 	index uint32
@@ -32,17 +15,17 @@ type stateMSR struct {
 }
 
 var stateMSRs = []stateMSR{
-	{msrSTAR, func(s *vcpu.State) *uint64 { return &s.STAR }},
-	{msrLSTAR, func(s *vcpu.State) *uint64 { return &s.LSTAR }},
-	{msrCSTAR, func(s *vcpu.State) *uint64 { return &s.CSTAR }},
-	{msrSFMASK, func(s *vcpu.State) *uint64 { return &s.SFMASK }},
-	{msrKernelGSBase, func(s *vcpu.State) *uint64 { return &s.KernelGSBase }},
-	{msrSysenterCS, func(s *vcpu.State) *uint64 { return &s.SysenterCS }},
-	{msrSysenterESP, func(s *vcpu.State) *uint64 { return &s.SysenterESP }},
-	{msrSysenterEIP, func(s *vcpu.State) *uint64 { return &s.SysenterEIP }},
-	{msrPAT, func(s *vcpu.State) *uint64 { return &s.PAT }},
-	{msrTSCAux, func(s *vcpu.State) *uint64 { return &s.TSCAux }},
-	{msrMiscEnable, func(s *vcpu.State) *uint64 { return &s.MiscEnable }},
+	{vcpu.MSRSTAR, func(s *vcpu.State) *uint64 { return &s.STAR }},
+	{vcpu.MSRLSTAR, func(s *vcpu.State) *uint64 { return &s.LSTAR }},
+	{vcpu.MSRCSTAR, func(s *vcpu.State) *uint64 { return &s.CSTAR }},
+	{vcpu.MSRSFMASK, func(s *vcpu.State) *uint64 { return &s.SFMASK }},
+	{vcpu.MSRKernelGSBase, func(s *vcpu.State) *uint64 { return &s.KernelGSBase }},
+	{vcpu.MSRSysenterCS, func(s *vcpu.State) *uint64 { return &s.SysenterCS }},
+	{vcpu.MSRSysenterESP, func(s *vcpu.State) *uint64 { return &s.SysenterESP }},
+	{vcpu.MSRSysenterEIP, func(s *vcpu.State) *uint64 { return &s.SysenterEIP }},
+	{vcpu.MSRPAT, func(s *vcpu.State) *uint64 { return &s.PAT }},
+	{vcpu.MSRTSCAux, func(s *vcpu.State) *uint64 { return &s.TSCAux }},
+	{vcpu.MSRMiscEnable, func(s *vcpu.State) *uint64 { return &s.MiscEnable }},
 }
 
 // Layout of the FXSAVE64 image (SDM vol. 1, 10.5.1) and of the XSAVE header behind it (13.4.2).

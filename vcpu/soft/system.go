@@ -11,24 +11,6 @@ const (
 	dr7GD    = 1 << 13
 )
 
-// MSR numbers (SDM vol. 4).
-const (
-	msrSysenterCS   = 0x174
-	msrSysenterESP  = 0x175
-	msrSysenterEIP  = 0x176
-	msrMiscEnable   = 0x1a0
-	msrPAT          = 0x277
-	msrEFER         = 0xc0000080
-	msrSTAR         = 0xc0000081
-	msrLSTAR        = 0xc0000082
-	msrCSTAR        = 0xc0000083
-	msrSFMASK       = 0xc0000084
-	msrFSBase       = 0xc0000100
-	msrGSBase       = 0xc0000101
-	msrKernelGSBase = 0xc0000102
-	msrTSCAux       = 0xc0000103
-)
-
 // msrs are the model-specific registers that are plain state and have no other home.
 type msrs struct {
 	star, lstar, cstar, sfmask           uint64
@@ -530,11 +512,11 @@ func (c *CPU) readMSR(n uint32) (v uint64, ok bool) {
 		return *p, true
 	}
 	switch n {
-	case msrEFER:
+	case vcpu.MSREFER:
 		return c.efer, true
-	case msrFSBase:
+	case vcpu.MSRFSBase:
 		return c.r[regFS/8], true
-	case msrGSBase:
+	case vcpu.MSRGSBase:
 		return c.r[regGS/8], true
 	}
 	return 0, false
@@ -544,27 +526,27 @@ func (c *CPU) readMSR(n uint32) (v uint64, ok bool) {
 func (c *CPU) plainMSR(n uint32) *uint64 {
 	m := &c.msr
 	switch n {
-	case msrSysenterCS:
+	case vcpu.MSRSysenterCS:
 		return &m.sysenterCS
-	case msrSysenterESP:
+	case vcpu.MSRSysenterESP:
 		return &m.sysenterESP
-	case msrSysenterEIP:
+	case vcpu.MSRSysenterEIP:
 		return &m.sysenterEIP
-	case msrMiscEnable:
+	case vcpu.MSRMiscEnable:
 		return &m.miscEnable
-	case msrPAT:
+	case vcpu.MSRPAT:
 		return &m.pat
-	case msrSTAR:
+	case vcpu.MSRSTAR:
 		return &m.star
-	case msrLSTAR:
+	case vcpu.MSRLSTAR:
 		return &m.lstar
-	case msrCSTAR:
+	case vcpu.MSRCSTAR:
 		return &m.cstar
-	case msrSFMASK:
+	case vcpu.MSRSFMASK:
 		return &m.sfmask
-	case msrKernelGSBase:
+	case vcpu.MSRKernelGSBase:
 		return &m.kernelGS
-	case msrTSCAux:
+	case vcpu.MSRTSCAux:
 		return &m.tscAux
 	}
 	return nil
@@ -573,27 +555,27 @@ func (c *CPU) plainMSR(n uint32) *uint64 {
 // writeMSR writes an MSR that is plain CPU state. known is false for those that the machine answers, ok false for #GP.
 func (c *CPU) writeMSR(n uint32, v uint64) (known, ok bool) {
 	switch n {
-	case msrLSTAR, msrCSTAR, msrSysenterESP, msrSysenterEIP, msrFSBase, msrGSBase, msrKernelGSBase:
+	case vcpu.MSRLSTAR, vcpu.MSRCSTAR, vcpu.MSRSysenterESP, vcpu.MSRSysenterEIP, vcpu.MSRFSBase, vcpu.MSRGSBase, vcpu.MSRKernelGSBase:
 		if !canonical(v) {
 			return true, false
 		}
-	case msrTSCAux, msrSFMASK:
+	case vcpu.MSRTSCAux, vcpu.MSRSFMASK:
 		if v>>32 != 0 {
 			return true, false
 		}
-	case msrPAT:
+	case vcpu.MSRPAT:
 		for i := range 8 {
 			if t := v >> (8 * i) & 0xff; t > 7 || t == 2 || t == 3 {
 				return true, false
 			}
 		}
-	case msrEFER:
+	case vcpu.MSREFER:
 		return true, c.setEFER(v)
 	}
 	switch n {
-	case msrFSBase:
+	case vcpu.MSRFSBase:
 		c.r[regFS/8], c.seg[segFS].Base = v, v
-	case msrGSBase:
+	case vcpu.MSRGSBase:
 		c.r[regGS/8], c.seg[segGS].Base = v, v
 	default:
 		p := c.plainMSR(n)
