@@ -117,6 +117,16 @@ func (c *CPU) findRAM(pa uint64) *ramRange {
 // canonical reports whether va is a canonical 48-bit address.
 func canonical(va uint64) bool { return uint64(int64(va<<16)>>16) == va }
 
+// endsCanonical checks the last byte of an operand that crosses pages, before any of them is translated: an address that is not canonical comes
+// before page faults.
+func (c *CPU) endsCanonical(va, size uint64) bool {
+	if canonical(va + size - 1) {
+		return true
+	}
+	c.raiseNonCanonical()
+	return false
+}
+
 // readPTE reads a page-table entry; outside RAM it reads as all ones, which is a reserved-bit fault.
 func (c *CPU) readPTE(pa uint64) (uint64, *ramRange) {
 	r := c.findRAM(pa)
@@ -359,6 +369,9 @@ func (c *CPU) loadSlow(va, size uint64) (uint64, bool) {
 		}
 		return c.physLoad(w, size)
 	}
+	if !c.endsCanonical(va, size) {
+		return 0, false
+	}
 	w1, ok := c.fill(va, accRead)
 	if !ok {
 		return 0, false
@@ -392,6 +405,9 @@ func (c *CPU) probeWrite(va, size uint64) bool {
 	if n >= size {
 		w, ok := c.fill(va, accWrite)
 		return ok && c.mayStore(w, size)
+	}
+	if !c.endsCanonical(va, size) {
+		return false
 	}
 	w1, ok := c.fill(va, accWrite)
 	if !ok {
@@ -441,6 +457,9 @@ func (c *CPU) storeSlow(va, v, size uint64) bool {
 		}
 		c.physStore(w, v, size)
 		return true
+	}
+	if !c.endsCanonical(va, size) {
+		return false
 	}
 	w1, ok := c.fill(va, accWrite)
 	if !ok {
