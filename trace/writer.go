@@ -25,7 +25,8 @@ var ErrClosed = errors.New("trace writer is closed")
 type Options struct {
 	// Host describes the recording host and its wall clock: what may differ between two recordings of the same run. Keys must be unique.
 	Host []Setting
-	// MaxSize limits the file, in bytes; 0 is no limit. It must leave room for the header and 128 KiB.
+	// MaxSize limits the file, in bytes; 0 is no limit. It must leave room for the header and 128 KiB. Events count with their size before compression, so
+	// that two recordings of one run end at the same event; the file is smaller.
 	MaxSize int64
 	// ChunkEvents is the number of events after which a chunk is written, at most 16384; 0 means 8192.
 	ChunkEvents int
@@ -37,9 +38,6 @@ type Options struct {
 const (
 	defaultChunkEvents = 8192
 	chunkArena         = 1 << 20 // bytes of payload after which a chunk is written
-	closeReserve       = 64 << 10
-	eventCost          = 64 // upper estimate for a compressed event without payload and names
-	recordCost         = 32 // of a record in the index, upper estimate
 )
 
 // Writer records events as a stream in bounded memory. Append copies the event and returns; hashing, compression and writing happen on a goroutine of the
@@ -56,8 +54,8 @@ type Writer struct {
 	next    uint64        // number of the next event
 	lastPos uint64
 	lastT   uint64
-	pending int64 // upper estimate of what is appended but not written
-	limited bool
+	budget  budget
+	queued  atomic.Int64 // upper bound of the chunks that the worker has yet to write
 	closed  bool
 	sink    sink
 }
@@ -67,7 +65,7 @@ type batch struct {
 	arena  []byte
 }
 
-// sink is the part of a writer that belongs to its worker goroutine. written, records and failed are for everyone.
+// sink is the part of a writer that belongs to its worker goroutine. written and failed are for everyone.
 type sink struct {
 	w       io.Writer
 	hash    *hasher
@@ -86,7 +84,6 @@ type sink struct {
 	host    []byte    // bodies of the host records, each with its length before it
 	blobs   hash.Hash // of what the blob digest hashes
 	written atomic.Int64
-	records atomic.Int64
 	failed  atomic.Pointer[error]
 }
 
@@ -137,8 +134,11 @@ func NewWriter(w io.Writer, h *Header, opts Options) (*Writer, error) {
 	if err := tw.sink.begin(encoded, opts.Host); err != nil {
 		return nil, err
 	}
-	if opts.MaxSize > 0 && tw.sink.written.Load()+2*closeReserve > opts.MaxSize {
-		return nil, fmt.Errorf("a trace size limit of %d bytes leaves no room for events: it must be at least %d", opts.MaxSize, tw.sink.written.Load()+2*closeReserve)
+	if opts.MaxSize > 0 {
+		tw.budget = newBudget(opts.MaxSize, int64(len(encoded)))
+		if least := int64(len(encoded)) + 2*closeReserve; opts.MaxSize < least {
+			return nil, fmt.Errorf("a trace size limit of %d bytes leaves no room for events: it must be at least %d", opts.MaxSize, least)
+		}
 	}
 	go tw.work()
 	if opts.FlushInterval > 0 {
@@ -162,12 +162,17 @@ func (w *Writer) flushRegularly() {
 		case <-w.stop:
 			return
 		case <-ticker.C:
-			w.mu.Lock()
-			if !w.closed {
-				w.submit()
-			}
-			w.mu.Unlock()
+			w.flushInTime()
 		}
+	}
+}
+
+// flushInTime writes what has been appended, unless a size limit has no room for one more chunk.
+func (w *Writer) flushInTime() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.closed && w.budget.mayFlush(w.sink.written.Load()+w.queued.Load()) {
+		w.submit()
 	}
 }
 
@@ -207,8 +212,7 @@ func (w *Writer) append(e *Event) error {
 	if err := w.check(e); err != nil {
 		return fmt.Errorf("append event %d: %w", w.next, err)
 	}
-	cost := int64(eventCost + len(e.Task) + len(e.Data) + len(e.Data)/64 + len(e.Commitment) + SaltSize)
-	if w.opts.MaxSize > 0 && !w.fits(cost, e.Kind) {
+	if !w.budget.take(e, w.sink.enc.clock) {
 		return ErrSizeLimit
 	}
 	b := w.batch
@@ -225,9 +229,12 @@ func (w *Writer) append(e *Event) error {
 	}
 	w.next++
 	w.lastPos, w.lastT = e.Position, e.Time
-	w.pending += cost
-	if len(b.events) >= w.opts.ChunkEvents || len(b.arena) >= chunkArena {
+	switch {
+	case w.budget.max == 0 && (len(b.events) >= w.opts.ChunkEvents || len(b.arena) >= chunkArena):
 		w.submit()
+	case w.budget.max != 0 && w.budget.windowEnds(w.opts.ChunkEvents):
+		w.submit()
+		w.budget.nextWindow()
 	}
 	return w.err()
 }
@@ -256,35 +263,18 @@ func (w *Writer) check(e *Event) error {
 	return nil
 }
 
-// fits reports whether an event fits under MaxSize. Since only an upper estimate is known of what is not yet written, it writes first when in doubt.
-func (w *Writer) fits(cost int64, kind Kind) bool {
-	if w.limited {
-		return (kind == KindCheckpoint || kind == KindEnd) && cost <= w.room()+closeReserve/2
-	}
-	if w.room() >= cost {
-		return true
-	}
-	w.drain()
-	if w.room() >= cost {
-		return true
-	}
-	w.limited = true
-	return false
-}
-
-func (w *Writer) room() int64 {
-	return w.opts.MaxSize - w.sink.written.Load() - w.pending - closeReserve - (w.sink.records.Load()+64)*recordCost
-}
-
 // submit hands the batch to the worker.
 func (w *Writer) submit() {
 	b := w.batch
 	if len(b.events) == 0 {
 		return
 	}
+	bound := w.budget.chunk()
+	w.queued.Add(bound)
 	w.batch = <-w.free
 	w.jobs <- func() {
 		w.sink.writeChunk(b.events)
+		w.queued.Add(-bound)
 		clear(b.events)
 		b.events, b.arena = b.events[:0], b.arena[:0]
 		if cap(b.arena) > 2*chunkArena {
@@ -298,7 +288,6 @@ func (w *Writer) submit() {
 func (w *Writer) drain() {
 	w.submit()
 	w.do(func() {})
-	w.pending = 0
 }
 
 // do runs f on the worker and waits.
@@ -313,17 +302,6 @@ func (w *Writer) err() error {
 		return *p
 	}
 	return nil
-}
-
-// Flush writes what has been appended so far to the underlying writer.
-func (w *Writer) Flush() error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.closed {
-		return ErrClosed
-	}
-	w.drain()
-	return w.err()
 }
 
 // AddBlob stores bytes [offset, offset+len(data)) of the input with this index in the header, so that the trace can be replayed without that file.
@@ -343,10 +321,12 @@ func (w *Writer) AddBlob(input int, offset uint64, data []byte) error {
 	w.drain()
 	for len(data) > 0 {
 		part := data[:min(len(data), maxBlobPart)]
-		if w.opts.MaxSize > 0 && (w.limited || w.room() < int64(len(part)+len(part)/64+recordCost)) {
+		if !w.budget.admitsBlob(len(part)) {
 			return ErrSizeLimit
 		}
+		before := w.sink.written.Load()
 		w.do(func() { w.sink.writeBlob(uint32(input), offset, part) })
+		w.budget.used += w.sink.written.Load() - before + blobCost
 		data, offset = data[len(part):], offset+uint64(len(part))
 	}
 	return w.err()
@@ -363,7 +343,7 @@ func (w *Writer) Close(status Status, host []Setting) (*Summary, error) {
 	if !status.valid() {
 		return nil, fmt.Errorf("close trace: unknown status %d", status)
 	}
-	if w.limited {
+	if w.budget.full {
 		status = StatusSizeLimit
 	}
 	w.drain()
@@ -426,7 +406,6 @@ func (s *sink) writeRecord(t recordType, body []byte) {
 	}
 	s.record = appendRecord(s.record[:0], t, body)
 	s.index = append(s.index, indexEntry{kind: t, length: uint32(len(body))})
-	s.records.Add(1)
 	s.write(s.record)
 }
 

@@ -133,6 +133,7 @@ const (
 	OutcomeHalted        Outcome = "halted"   // HLT with interrupts off
 	OutcomeDeadlock      Outcome = "deadlock" // idle for ever
 	OutcomeLimit         Outcome = "limit"
+	OutcomeTraceFull     Outcome = "trace-full" // Recording.MaxSize; at an event, so that a replay ends at the same one
 	OutcomeStalled       Outcome = "stalled"
 	OutcomeStopped       Outcome = "stopped" // by the user
 	OutcomeAgentFailure  Outcome = "agent-failure"

@@ -16,7 +16,7 @@ import (
 // end ends the run for a reason that is not the guest's own. The first reason stands.
 func (m *Machine) end(o Outcome, message string) {
 	code := 1
-	if o == OutcomeLimit {
+	if o == OutcomeLimit || o == OutcomeTraceFull {
 		code = ExitLimit
 	}
 	m.endWith(o, code, message)

@@ -162,7 +162,11 @@ func (m *Machine) asynchronousInputs(reason vcpu.Reason) (delivered bool, err er
 		if e == nil || err != nil {
 			return delivered, err
 		}
-		if err := m.emit(e); err != nil {
+		m.stamp(e)
+		if err := m.log.event(e); errors.Is(err, trace.ErrSizeLimit) {
+			m.end(OutcomeLimit, traceFull) // a replay does not see this input, and ends at this position like one that the host ended
+			return delivered, nil
+		} else if err := m.logError(err); err != nil || m.outcome != nil {
 			return delivered, err
 		}
 		if err := m.deliver(e); err != nil {

@@ -93,11 +93,27 @@ func (r *replayer) hostEnd() (end *trace.Event, reason Outcome) {
 	if !r.have || r.next.Kind != trace.KindEnd {
 		return nil, ""
 	}
-	var e trace.End
-	if err := e.UnmarshalBinary(r.next.Data); err != nil || !hostOutcomes[Outcome(e.Reason)] {
+	if reason = endReason(r.next); !hostOutcomes[reason] {
 		return nil, ""
 	}
-	return r.next, Outcome(e.Reason)
+	return r.next, reason
+}
+
+// fullAt is the recorded end of the run, if e is the event for which the trace had no more room.
+func (r *replayer) fullAt(e *trace.Event) *trace.Event {
+	if r.have && r.next.Kind == trace.KindEnd && e.Kind != trace.KindEnd && e.Position == r.next.Position && e.Time == r.next.Time && endReason(r.next) == OutcomeTraceFull {
+		return r.next
+	}
+	return nil
+}
+
+// endReason is how the run of an end event ended, or "".
+func endReason(e *trace.Event) Outcome {
+	var end trace.End
+	if err := end.UnmarshalBinary(e.Data); err != nil {
+		return ""
+	}
+	return Outcome(end.Reason)
 }
 
 // advance loads the next event of the trace.
@@ -120,7 +136,10 @@ func (r *replayer) advance() error {
 // expect compares an event with the trace and steps over it.
 func (r *replayer) expect(e *trace.Event) error {
 	if end, reason := r.hostEnd(); end != nil && e.Kind != trace.KindEnd && e.Position >= end.Position {
-		return &recordedEnd{reason, int(end.Value)} // the run was stopped, or the trace full, before this event
+		return &recordedEnd{reason, int(end.Value)} // the run was stopped before this event
+	}
+	if end := r.fullAt(e); end != nil {
+		return &recordedEnd{OutcomeTraceFull, int(end.Value)}
 	}
 	if !r.have {
 		return &Divergence{Index: r.index, Got: cloneEvent(e), Reason: "the trace ends here, but the replay goes on"}

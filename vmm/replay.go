@@ -82,6 +82,9 @@ func (m *Machine) Replay(ctx context.Context) (*ReplayResult, error) {
 	case OutcomeDiverged:
 		return rr, nil
 	}
+	if m.divergence != nil { // in the end event itself
+		return rr, nil
+	}
 	if m.interrupted {
 		return rr, nil // by the replaying user: nothing is known of the rest
 	}

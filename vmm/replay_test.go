@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"testing"
+	"time"
 
 	"github.com/detvm/detvm/trace"
 	"github.com/detvm/detvm/vmm"
@@ -160,5 +161,46 @@ func TestARunStoppedWhileItWaitsForInputReplays(t *testing.T) {
 	again, err := vmm.Replay(context.Background(), r, vmm.ReplayConfig{Kernel: c.Kernel.Image, Initramfs: c.Initramfs})
 	if err != nil || !again.Identical || !again.Complete {
 		t.Errorf("replay: %+v, %v", again, err)
+	}
+}
+
+// TestAFullTraceReplays records until the trace has no more room, while signals arrive all the time: whatever it is that does not fit, the replay ends there.
+func TestAFullTraceReplays(t *testing.T) {
+	const sigwinch = 28 // which a shell ignores
+	snapshots := t.TempDir()
+	for range 3 {
+		c := builtin("sh", "-c", "while true; do echo; done")
+		c.SnapshotDir = snapshots
+		var file bytes.Buffer
+		c.Record = &vmm.Recording{W: &file, MaxSize: 256 << 10}
+		m, err := vmm.New(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan struct{})
+		go func() {
+			for {
+				select {
+				case <-ended:
+					return
+				case <-time.After(100 * time.Microsecond):
+					m.Signal(sigwinch)
+				}
+			}
+		}()
+		result, err := m.Run(context.Background())
+		close(ended)
+		m.Close()
+		if err != nil || result.ExitCode != vmm.ExitLimit || int64(file.Len()) > c.Record.MaxSize {
+			t.Fatalf("%+v, %v, %d bytes", result, err, file.Len())
+		}
+		r, err := trace.Open(bytes.NewReader(file.Bytes()), int64(file.Len()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := vmm.Replay(context.Background(), r, vmm.ReplayConfig{Kernel: c.Kernel.Image, Initramfs: c.Initramfs, SnapshotDir: snapshots})
+		if err != nil || !again.Identical || !again.Complete {
+			t.Errorf("a run that ended with %s: replay %+v, %v", result.Outcome, again, err)
+		}
 	}
 }

@@ -234,6 +234,8 @@ func (m *Machine) stamp(e *trace.Event) {
 	e.Task, e.PID = m.task.current(m.mem)
 }
 
+const traceFull = "the trace reached --max-trace-size"
+
 // logError turns the ways in which a log ends a run into outcomes.
 func (m *Machine) logError(err error) error {
 	var d *Divergence
@@ -252,8 +254,10 @@ func (m *Machine) logError(err error) error {
 	case errors.Is(err, errReplayEnd):
 		m.end(OutcomeReplayStopped, "the replay reached the asked position")
 		return nil
+	case errors.Is(err, trace.ErrSizeLimit) && m.result.BootExits == 0: // where it stood then would depend on whether it booted or was restored
+		return usagef("--max-trace-size leaves no room for the %d events of the boot: give it more", m.writer.Events())
 	case errors.Is(err, trace.ErrSizeLimit):
-		m.end(OutcomeLimit, "the trace reached --max-trace-size")
+		m.end(OutcomeTraceFull, traceFull)
 		return nil
 	}
 	return fmt.Errorf("log an event: %w", err)
@@ -272,8 +276,11 @@ func (m *Machine) injectPending() error {
 		return nil
 	}
 	vector := m.pic.Acknowledge()
+	if err := m.emit(&trace.Event{Kind: trace.KindInterrupt, Value: uint64(vector)}); err != nil || m.outcome != nil {
+		return err
+	}
 	if err := m.cpu.Interrupt(vector); err != nil {
 		return fmt.Errorf("inject interrupt %#x: %w", vector, err)
 	}
-	return m.emit(&trace.Event{Kind: trace.KindInterrupt, Value: uint64(vector)})
+	return nil
 }

@@ -225,7 +225,7 @@ func (m *Machine) restore(key Digest) error {
 			return err
 		}
 	}
-	if err := m.startCommand(); err != nil {
+	if err := m.startCommand(); err != nil || m.outcome != nil {
 		return err
 	}
 	m.fireTimers()

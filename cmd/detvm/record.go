@@ -24,7 +24,7 @@ func (f *recordFlags) register(c *cobra.Command) {
 	f.sign.register(c, "sign", "sign the recorded trace with this key")
 	fs := c.Flags()
 	fs.StringVar(&f.file, "record", "", "record the run into this trace file; a trace already there is kept as FILE.old")
-	fs.StringVar(&f.maxSize, "max-trace-size", "", "end the run when the trace reaches this size (K, M, G suffixes; exit code 124)")
+	fs.StringVar(&f.maxSize, "max-trace-size", "", "end the run before the trace reaches this size, counted before compression, so always at the same event (K, M, G suffixes; exit code 124)")
 	fs.StringVar(&f.hash, "trace-hash", string(trace.SHA256), "hash algorithm of the trace: sha256, sha512 or blake3")
 	fs.BoolVar(&f.selfContained, "self-contained", false, "store kernel, initramfs and the disk blocks that were read, so that the trace replays without other files")
 	fs.BoolVar(&f.redactable, "redactable", false, "salt payloads, so that they can be withheld from a copy later ('detvm redact'); two such traces never have one root")
