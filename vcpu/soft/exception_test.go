@@ -21,7 +21,7 @@ const vectorsWithCode = 1<<vecDF | 1<<vecTS | 1<<vecNP | 1<<vecSS | 1<<vecGP | 1
 func (g *guest) trap() trapFrame {
 	g.t.Helper()
 	s := g.halt()
-	f := trapFrame{vector: s.RIP - guestHalt - 1, state: s}
+	f := trapFrame{vector: s.RIP&(1<<21-1) - guestHalt - 1, state: s} // the handlers may have an alias, see openToUser
 	if f.vector > 255 {
 		g.t.Fatalf("halted at %#x, in no handler", s.RIP)
 	}
@@ -114,6 +114,7 @@ func TestExceptions(t *testing.T) {
 		{"MOVAPS from an odd address", []byte{0x0f, 0x28, 0x07}, rdi(guestData + 1), vecGP, 0, 0},
 		{"read, not canonical", []byte{0x48, 0x8b, 0x07}, rdi(notCanonical), vecGP, 0, 0},
 		{"read across the end of the canonical half", []byte{0x48, 0x8b, 0x07}, rdi(notCanonical - 4), vecGP, 0, 0},
+		{"16-byte read across it", []byte{0x0f, 0x10, 0x07}, rdi(notCanonical - 8), vecGP, 0, 0},
 		{"read based on RBP, not canonical", []byte{0x48, 0x8b, 0x45, 0}, set(func(s *vcpu.State) { s.GPR[vcpu.RBP] = notCanonical }), vecSS, 0, 0},
 		{"push, not canonical", []byte{0x50}, set(func(s *vcpu.State) { s.GPR[vcpu.RSP] = notCanonical + 64 }), vecSS, 0, 0},
 		{"jump, not canonical", []byte{0xff, 0xe7}, rdi(notCanonical), vecGP, 0, 0},

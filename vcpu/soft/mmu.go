@@ -117,7 +117,7 @@ func (c *CPU) findRAM(pa uint64) *ramRange {
 // canonical reports whether va is a canonical 48-bit address.
 func canonical(va uint64) bool { return uint64(int64(va<<16)>>16) == va }
 
-// endsCanonical checks the last byte of an operand that crosses pages, before any of them is translated: an address that is not canonical comes
+// endsCanonical checks the last byte of an operand that may cross pages, before any of them is translated: an address that is not canonical comes
 // before page faults.
 func (c *CPU) endsCanonical(va, size uint64) bool {
 	if canonical(va + size - 1) {
