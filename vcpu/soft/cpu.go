@@ -367,7 +367,7 @@ func (c *CPU) stepOne() bool {
 
 // step executes one instruction (or one iteration of a string instruction) with its debug traps.
 func (c *CPU) step() {
-	before, tf := c.icount(), c.flags&flagTF
+	before, tf, rf := c.icount(), c.flags&flagTF, c.flags&flagRF
 	c.debugHits, c.noTrap = 0, false
 	if !c.codeBreak() {
 		c.single = true
@@ -398,7 +398,7 @@ func (c *CPU) step() {
 	if c.icount() == before || c.shutdown != "" {
 		return
 	}
-	c.flags &^= flagRF
+	c.flags &^= rf // RF holds for one instruction; one that IRET has just loaded is for the next
 	dr6 := c.debugHits
 	if tf != 0 && !c.noTrap && !c.inShadow() {
 		dr6 |= dr6BS

@@ -223,7 +223,7 @@ func (c *CPU) enterGate(e exception, kind event, rip uint64) bool {
 		return false
 	}
 	flags := c.rflags()
-	if kind == eventFault && e.vec != vecDB {
+	if kind == eventFault && (e.vec != vecDB || e.dr6&dr6BD != 0) { // but not for instruction breakpoints (SDM vol. 3B, 17.3.1.1)
 		flags |= flagRF
 	}
 	frame := []uint64{uint64(c.seg[segSS].Selector), c.r[4], flags, uint64(c.seg[segCS].Selector), rip}
