@@ -16,7 +16,9 @@
 //	jsonsame A B field…      two JSON files have equal values in the fields
 //	jsonother A B field…     … different values
 //	jsonhas A field value    a JSON file has a value in a field
+//	parted R A B             R, the JSON result of a replay of the trace A in the circumstances of the trace B, names the first event in which these differ
 //	nothing DIR              the directory is empty
+//	kernels A B              makes two kernels: the built-in one, and one that differs from it in a character of its version
 //	triplefault FILE         makes an ELF kernel whose first instruction ends in a triple fault
 //	initramfs FILE name…     makes an initramfs: the default userland with these executable files in its root directory, /init in place of the agent
 //
@@ -40,7 +42,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -50,6 +51,8 @@ import (
 
 	"github.com/detvm/detvm/images"
 	"github.com/detvm/detvm/initramfs"
+	"github.com/detvm/detvm/trace"
+	"github.com/detvm/detvm/vmm"
 )
 
 func TestSoft(t *testing.T) { runScripts(t, "soft", "soft", "testdata") }
@@ -129,11 +132,17 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// scripts counts the scripts that were set up.
-var scripts atomic.Int64
+// processors are those that no script uses.
+var processors = func() chan int {
+	c := make(chan int, runtime.NumCPU())
+	for n := range cap(c) {
+		c <- n
+	}
+	return c
+}()
 
 // onOneProcessor returns a directory with a detvm that runs on processor n alone, and a cache of its own. Where ring 3 sees the host's processor, KVM runs bind
-// themselves to the lowest processor that they may use (see vcpu/kvm): so the scripts are spread over the processors, each script on one.
+// themselves to the lowest processor that they may use (see vcpu/kvm): so each script gets one to itself.
 func onOneProcessor(bin string, n int) (dir, cache string, err error) {
 	cache = filepath.Join(cacheDir, fmt.Sprintf("processor-%d", n))
 	dir = filepath.Join(cache, "bin")
@@ -163,8 +172,10 @@ func runScripts(t *testing.T, suite, cpu, dir string) {
 		Setup: func(env *testscript.Env) error {
 			path, cache := bin, cacheDir
 			if cpu == "kvm" {
+				n := <-processors
+				env.Defer(func() { processors <- n })
 				var err error
-				if path, cache, err = onOneProcessor(bin, int(scripts.Add(1))%runtime.NumCPU()); err != nil {
+				if path, cache, err = onOneProcessor(bin, n); err != nil {
 					return err
 				}
 			}
@@ -189,7 +200,8 @@ func runScripts(t *testing.T, suite, cpu, dir string) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"same": same, "code": code, "fails": fails, "signal": signalled,
-			"jsonsame": jsonSame, "jsonother": jsonOther, "jsonhas": jsonHas, "nothing": nothing, "paced": paced, "flip": flip, "triplefault": tripleFault,
+			"jsonsame": jsonSame, "jsonother": jsonOther, "jsonhas": jsonHas, "nothing": nothing, "paced": paced, "flip": flip,
+			"triplefault": tripleFault, "kernels": kernels, "parted": parted,
 			"initramfs": makeInitramfs,
 		},
 	})
@@ -434,6 +446,55 @@ func nothing(ts *testscript.TestScript, neg bool, args []string) {
 	if slices.Sort(names); (len(names) == 0) == neg {
 		ts.Fatalf("%s holds %v", args[0], names)
 	}
+}
+
+// kernels writes the built-in kernel, and a copy with another version.
+func kernels(ts *testscript.TestScript, neg bool, args []string) {
+	k, err := images.GuestKernel()
+	ts.Check(err)
+	other := bytes.ReplaceAll(k.Image, []byte("Linux version 6.1."), []byte("Linux version 6.x."))
+	if bytes.Equal(k.Image, other) {
+		ts.Fatalf("the kernel does not say its version")
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), k.Image, 0o644))
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), other, 0o644))
+}
+
+// parted compares what a replay found with the first event in which two recordings differ.
+func parted(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: parted R A B")
+	}
+	var result struct {
+		Identical  bool
+		Divergence *struct {
+			Event   uint64
+			Reason  string `json:"differs_in"`
+			Suspect string
+		} `json:"first_divergence"`
+	}
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &result))
+	if result.Identical || result.Divergence == nil {
+		ts.Fatalf("the replay was identical")
+	}
+	var readers [2]*trace.Reader
+	for i, name := range args[1:] {
+		data := []byte(ts.ReadFile(name))
+		r, err := trace.Open(bytes.NewReader(data), int64(len(data)))
+		ts.Check(err)
+		readers[i] = r
+	}
+	n, reason := uint64(0), ""
+	for ; reason == ""; n++ {
+		a, errA := readers[0].Event(n)
+		b, errB := readers[1].Event(n)
+		ts.Check(errors.Join(errA, errB))
+		reason = vmm.Differs(&a, &b)
+	}
+	if d := result.Divergence; d.Event != n-1 || d.Reason != reason || d.Suspect == "" {
+		ts.Fatalf("the replay parted at event %d in %s (suspect: %s), the recordings at event %d in %s", d.Event, d.Reason, d.Suspect, n-1, reason)
+	}
+	ts.Logf("event %d, %s", n-1, reason)
 }
 
 // tripleFault writes an ELF kernel of one instruction, UD2, for which it has no interrupt table.

@@ -24,7 +24,8 @@ type ReplayConfig struct {
 	Until           func(index uint64, e *trace.Event) bool // stop after the first event for which it is true; nil replays all
 	Progress        func(events uint64)
 	Log, Notice     func(string)
-	AllowMismatch   bool // replay with other inputs than the recorded ones, to see where they part
+	AllowMismatch   bool    // replay with other inputs than the recorded ones, to see where they part
+	Seed            *uint64 // another seed than the recorded one, likewise; needs AllowMismatch
 	WallTime, Stall time.Duration
 	perturb         func(vcpu.CPU) vcpu.CPU
 }
@@ -119,6 +120,12 @@ func replayConfig(r *trace.Reader, rc *ReplayConfig) (Config, error) {
 	if err := c.applySettings(h); err != nil {
 		return c, fmt.Errorf("the trace's header: %w", err)
 	}
+	if rc.Seed != nil && *rc.Seed != c.Seed {
+		if !rc.AllowMismatch {
+			return c, fmt.Errorf("the given seed %d is not the recorded one, %d", *rc.Seed, c.Seed)
+		}
+		c.Seed = *rc.Seed
+	}
 	return c, c.replayInputs(r, rc)
 }
 
@@ -183,8 +190,8 @@ func (c *Config) replayInputs(r *trace.Reader, rc *ReplayConfig) error {
 const maxStoredBlob = 1 << 30
 
 func replayBlob(r *trace.Reader, i int, in trace.Input, given []byte, mismatch bool) ([]byte, error) {
-	if given != nil && (mismatch || trace.NewDigest(trace.SHA256, given) == in.Digest) {
-		return given, nil
+	if given != nil {
+		return given, matches(in, trace.NewDigest(trace.SHA256, given), mismatch)
 	}
 	stored, err := storedInput(r, i, in)
 	if err != nil {
@@ -203,9 +210,17 @@ func replayBlob(r *trace.Reader, i int, in trace.Input, given []byte, mismatch b
 	return p, nil
 }
 
+// matches checks the digest of a given input.
+func matches(in trace.Input, got trace.Digest, mismatch bool) error {
+	if mismatch || got == in.Digest {
+		return nil
+	}
+	return fmt.Errorf("the given file has the digest %s, not the recorded %s; a replay that allows for that (--force) shows where it makes a difference", got, in.Digest)
+}
+
 func replayDisk(r *trace.Reader, i int, in trace.Input, given *Disk, mismatch bool) (*Disk, error) {
-	if given != nil && (mismatch || trace.DigestOf(trace.SHA256, given.Digest[:]) == in.Digest) {
-		return given, nil
+	if given != nil {
+		return given, matches(in, trace.DigestOf(trace.SHA256, given.Digest[:]), mismatch)
 	}
 	stored, err := storedInput(r, i, in)
 	if err != nil {

@@ -109,10 +109,12 @@ func (m *Machine) checkpoint() error {
 	return m.emit(&trace.Event{Kind: trace.KindCheckpoint, Data: digest[:]})
 }
 
-// snapshotKey identifies a boot: everything that the machine's state at READY depends on.
+// snapshotKey identifies a boot: everything that the machine's state at READY, and the events until then, depend on.
 func (m *Machine) snapshotKey() (Digest, error) {
 	h := sha256.New()
-	fmt.Fprintf(h, "%s %s %s %s %s %d %d %s\x00", snapshotMagic, Version, MachineModel, m.config.Engine, m.config.Clock, m.config.Memory, m.vt.rate, m.cmdline())
+	l := m.config.Kernel.Layout
+	fmt.Fprintf(h, "%s %s %s %s %s %d %d %d %d %d %s\x00", snapshotMagic, Version, MachineModel, m.config.Engine, m.config.Clock, m.config.Memory, m.vt.rate,
+		l.CurrentTask, l.CommOffset, l.TGIDOffset, m.cmdline())
 	h.Write(m.kernelDigest[:])
 	h.Write(m.initramfsDigest[:])
 	h.Write(m.cpuIdentity())

@@ -39,11 +39,13 @@ type replayFlags struct {
 	cpu, kernel, initramfs, image, disk string
 	noSnapshot, force                   bool
 	timeout                             time.Duration
+	seed                                uint64
+	reseed                              bool // --seed was given
 }
 
 func (f *replayFlags) register(c *cobra.Command) {
 	f.registerFiles(c)
-	c.Flags().BoolVar(&f.force, "force", false, "replay even with files that are not the recorded ones, to see where that makes a difference")
+	c.Flags().BoolVar(&f.force, "force", false, "replay even with files (or a seed) that are not the recorded ones, to see where that makes a difference")
 }
 
 // registerFiles registers what a replay that must be true may be given.
@@ -68,6 +70,9 @@ func (f *replayFlags) config(h *trace.Header, stderr io.Writer) (rc vmm.ReplayCo
 	}
 	rc = vmm.ReplayConfig{Engine: f.cpu, AllowMismatch: f.force, WallTime: f.timeout, Stall: defaultStall,
 		Notice: func(s string) { fmt.Fprintln(stderr, "detvm:", s) }}
+	if f.reseed {
+		rc.Seed = &f.seed
+	}
 	if rc.Kernel, err = f.kernelFor(h); err != nil {
 		return rc, cleanup, err
 	}
@@ -176,7 +181,8 @@ reported: exit code 1. Neither network, standard input nor (for a self-contained
 		Example: `  detvm replay run.dtr
   detvm replay run.dtr --output                # and print what the command printed
   detvm replay run.dtr --until time:2.5s       # stop there and show the processor
-  detvm replay run.dtr --json result.json`,
+  detvm replay run.dtr --json result.json
+  detvm replay run.dtr --force --kernel vmlinux # where does another kernel make a difference?`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, closer, err := openTrace(args[0])
@@ -184,6 +190,7 @@ reported: exit code 1. Neither network, standard input nor (for a self-contained
 				return err
 			}
 			defer closer.Close()
+			f.reseed = cmd.Flags().Changed("seed")
 			result, err := f.replay(cmd, r, until, output)
 			if err != nil {
 				return err
@@ -205,6 +212,7 @@ reported: exit code 1. Neither network, standard input nor (for a self-contained
 		},
 	}
 	f.register(c)
+	c.Flags().Uint64Var(&f.seed, "seed", 0, "with --force: another seed than the recorded one")
 	sign.register(c, "attest", "sign that the replay was identical at every event, with this key")
 	c.Flags().StringVar(&until, "until", "", "stop after this event: N, position:N, or time:DURATION of virtual time")
 	c.Flags().BoolVar(&output, "output", false, "write the command's output to standard output and error")
@@ -245,7 +253,11 @@ func (f *replayFlags) replay(cmd *cobra.Command, r *trace.Reader, until string, 
 // reportReplay tells a person what a replay found; a divergence is exit code 1.
 func reportReplay(w io.Writer, r *trace.Reader, result *vmm.ReplayResult) error {
 	if d := result.Divergence; d != nil {
-		fmt.Fprintf(w, "DIVERGED at event %d: the %s differs; suspect: %s\n", d.Index, d.Reason, d.Suspect)
+		what := "the " + d.Reason + " differs"
+		if d.Want == nil || d.Got == nil {
+			what = d.Reason // one of the two has ended
+		}
+		fmt.Fprintf(w, "DIVERGED at event %d: %s; suspect: %s\n", d.Index, what, d.Suspect)
 		printEventLine(w, r.Header(), "recorded", d.Index, d.Want)
 		printEventLine(w, r.Header(), "replayed", d.Index, d.Got)
 		printMoment(w, d.At)
