@@ -1,14 +1,14 @@
 package soft
 
 // The cache of decoded blocks. A block belongs to the physical page its first byte is in; its key is (physical address, linear
-// address, mode), because RIP-relative addresses and branch targets are folded into the ops. Writes to a page that holds
-// code come to physWrite, which drops exactly the blocks whose bytes change.
+// address, mode, privilege), because RIP-relative addresses and branch targets are folded into the ops, and links into other pages
+// hold for one privilege. Writes to a page that holds code come to physWrite, which drops exactly the blocks whose bytes change.
 //
 // Blocks find their successors in three ways:
-//   - a direct branch to the same page is linked: the op points at the target's first op. That is valid as long as both blocks exist,
-//     since whoever executes in a page has the page mapped there; dropping a block removes the links to it.
-//   - everything else looks in the jump cache of the current privilege, by linear address. Its tags contain a generation that
-//     changes whenever a translation might.
+//   - a direct branch is linked: the op points at the target's first op. Within a page that is valid as long as both blocks exist,
+//     since whoever executes in a page has the page mapped there; dropping a block removes the links to it. A far link, into another
+//     page, is valid for one generation, which ends whenever a translation might change: all far links are then removed.
+//   - everything else looks in the jump cache of the current privilege, by linear address. Its tags contain the generation.
 //   - failing that, the run loop translates the address and searches the page's blocks.
 
 const (
@@ -42,10 +42,11 @@ type block struct {
 	first    *op
 	va, pa   uint64
 	size     uint64 // bytes
-	mode     uint16
-	crossing bool // one instruction whose bytes are in two pages
+	key      uint16 // mode and privilege
+	crossing bool   // one instruction whose bytes are in two pages
+	far      bool   // far links may point here
 	pages    [2]*codePage
-	incoming []link
+	incoming []link // from the same page
 	next     *block // next in the bucket of pages[0]
 }
 
@@ -72,6 +73,7 @@ type blockStore struct {
 	chunk    []op
 	used     int
 	pages    []*codePage
+	far      []link // the far links of this generation
 	low      lowerer
 	scratch  [maxInsns*3 + 4]op
 	attrs    [maxInsns*3 + 4]attr
@@ -86,6 +88,7 @@ func (s *blockStore) init() {
 	s.chunk = nil
 	s.used = 0
 	s.pages = nil
+	s.far = nil
 	s.insts = nil
 }
 
@@ -112,8 +115,9 @@ func (s *blockStore) keepInst(in *inst) *inst {
 	return p
 }
 
-// newGeneration makes the jump caches forget everything.
+// newGeneration makes the jump caches forget everything, and removes the far links.
 func (c *CPU) newGeneration() {
+	c.blocks.unlinkFar()
 	c.genTag += 1 << 48
 	if c.genTag == 0 {
 		c.jcs = [2]jumpCache{}
@@ -130,7 +134,7 @@ func (c *CPU) jump(va uint64) *op {
 			return t
 		}
 	}
-	c.rip = va
+	c.rip = va - c.codeBase()
 	return nil
 }
 
@@ -172,12 +176,39 @@ func (c *CPU) enter() *op {
 
 // linkTo makes a terminal point at the block it was found to continue with.
 func (c *CPU) linkTo(from *op, b *block) {
+	near := from.in.near
 	if c.fromFall {
 		from.fall = b.first
+		near = from.in.nearNx
 	} else {
 		from.link = b.first
 	}
-	b.incoming = append(b.incoming, link{from, c.fromFall})
+	if near {
+		b.incoming = append(b.incoming, link{from, c.fromFall})
+		return
+	}
+	b.far = true
+	c.blocks.far = append(c.blocks.far, link{from, c.fromFall})
+}
+
+// unlinkFar removes all far links.
+func (s *blockStore) unlinkFar() {
+	for _, l := range s.far {
+		if l.fall {
+			l.from.fall = nil
+		} else {
+			l.from.link = nil
+		}
+	}
+	s.far = s.far[:0]
+}
+
+// blockKey is what the meaning and the links of a block depend on besides its bytes and address.
+func (c *CPU) blockKey() uint16 {
+	if c.cpl == 3 {
+		return c.mode | modeUser
+	}
+	return c.mode
 }
 
 // findBlock returns the cached block at va, decoding it if need be; nil after raising an exception.
@@ -193,8 +224,9 @@ func (c *CPU) findBlock(va uint64) *block {
 	pa |= va & pageOff
 	page := ram.code[(pa-ram.gpa)>>pageBits]
 	if page != nil {
+		key := c.blockKey()
 		for b := page.buckets[bucketOf(pa)]; b != nil; b = b.next {
-			if b.va == va && b.pa == pa && b.mode == c.mode {
+			if b.va == va && b.pa == pa && b.key == key {
 				if b.crossing && !c.secondPageHolds(b) {
 					continue
 				}
@@ -227,7 +259,7 @@ func (c *CPU) makeBlock(va, pa uint64, ram *ramRange) *block {
 		return nil
 	}
 	ops := c.blocks.take(l.ops)
-	b := &block{first: &ops[0], va: va, pa: pa, size: l.size, mode: c.mode, crossing: l.second != nil}
+	b := &block{first: &ops[0], va: va, pa: pa, size: l.size, key: c.blockKey(), crossing: l.second != nil}
 	b.pages[0] = c.codePageOf(ram, pa)
 	b.pages[0].add(b, pa, min(l.size, pageSize-pa&pageOff))
 	i := bucketOf(pa)
@@ -348,6 +380,9 @@ func (c *CPU) dropBlock(b *block) {
 		}
 	}
 	b.incoming = nil
+	if b.far {
+		c.blocks.unlinkFar()
+	}
 	for i := range c.jcs {
 		if e := &c.jcs[i].entries[jumpSlot(b.va)]; e.op == b.first {
 			*e = jumpEntry{}

@@ -64,7 +64,7 @@ const (
 	arithFlags = flagCF | flagPF | flagAF | flagZF | flagSF | flagOF
 )
 
-// Bits of CPU.mode: what the meaning of instruction bytes depends on besides the bytes. It is part of the key of a block.
+// Bits of CPU.mode: what the meaning of instruction bytes depends on besides the bytes. It is part of the key of a block (block.go).
 const (
 	mode64    = 1 << 0 // 64-bit mode; otherwise protected mode with 32- or 16-bit segments
 	mode32    = 1 << 1 // CS.D outside 64-bit mode
@@ -73,6 +73,7 @@ const (
 	modeTS    = 1 << 4 // CR0.TS: SSE raises #NM
 	modeMP    = 1 << 5 // CR0.MP and CR0.TS: WAIT raises #NM
 	modeEM    = 1 << 6 // CR0.EM: MMX raises #UD
+	modeUser  = 1 << 7 // only in the key of a block: privilege 3
 )
 
 // sliceLen is how many instructions are executed between looks at the kick flag.

@@ -16,9 +16,8 @@
 //
 // # Blocks
 //
-// Ops of straight-line code form a block. Blocks are cached by physical address, linear address and mode (block.go); a write to a page that
-// holds code takes the slow path and drops exactly the blocks whose bytes change. Direct branches within a page link block to block; other
-// transfers go through a jump cache by linear address.
+// Ops of straight-line code form a block. Blocks are cached by physical page (block.go); a write to a page that holds code takes the slow path
+// and drops exactly the blocks whose bytes change. Direct branches link block to block; other transfers go through a jump cache by linear address.
 //
 // # Counting
 //

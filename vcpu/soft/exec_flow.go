@@ -39,11 +39,10 @@ func (c *CPU) taken(o *op) *op {
 }
 
 func (c *CPU) takenSlow(o *op) *op {
-	in := o.in
-	if !in.near || c.single {
-		return c.jump(in.target)
+	if c.single {
+		return c.jump(o.in.target)
 	}
-	c.rip = in.target - c.codeBase()
+	c.rip = o.in.target - c.codeBase()
 	if o.link == nil {
 		c.from, c.fromFall = o, false
 	}
@@ -62,11 +61,10 @@ func (c *CPU) notTaken(o *op) *op {
 }
 
 func (c *CPU) notTakenSlow(o *op) *op {
-	in := o.in
-	if !in.nearNx || c.single {
-		return c.jump(in.next)
+	if c.single {
+		return c.jump(o.in.next)
 	}
-	c.rip = in.next - c.codeBase()
+	c.rip = o.in.next - c.codeBase()
 	if o.fall == nil {
 		c.from, c.fromFall = o, true
 	}

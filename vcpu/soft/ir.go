@@ -14,8 +14,8 @@ type op struct {
 	imm  uint64 // immediate, sign-extended; for direct branches and calls the address of the next instruction
 	disp uint64 // displacement, with a RIP-relative base already added
 	ip   uint64 // linear address (CS base included) of the instruction
-	link *op    // first op of the block at the branch target, once known and in the same page
-	fall *op    // first op of the block after this one, once known and in the same page
+	link *op    // first op of the block at the branch target, once known
+	fall *op    // first op of the block after this one, once known
 	in   *inst  // the decoded instruction, for the ops that need more of it
 	// rest is how many instructions of the block are not retired when this one is the next to retire. In the first op of a
 	// block it is therefore the number of instructions of the block.
