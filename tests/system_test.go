@@ -10,7 +10,8 @@
 //	same N [args…]           'detvm run --cpu $CPU args…' N times: equal output, exit code and digests each time
 //	code N command…          the command, which must end with exit code N
 //	fails N command…         like code, and standard error must be one line that begins with "detvm: "
-//	signal SIG MARK N cmd…   the command, which gets the signal SIG when it has written MARK, and must end with exit code N
+//	signal SIG MARK N cmd…   the command, which gets the signal SIG at a random time after it has written MARK, and must end with exit code N
+//	replays N TRACE…         'detvm replay --cpu $CPU TRACE…' N times, one in ten from a cold boot: identical, with the same state each time
 //	paced MS FILE cmd…       the command, with FILE written to its standard input in odd pieces with pauses of up to MS milliseconds
 //	flip FILE FRACTION       flips a bit of the file, at that fraction of its length
 //	jsonsame A B field…      two JSON files have equal values in the fields
@@ -200,7 +201,7 @@ func runScripts(t *testing.T, suite, cpu, dir string) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"same": same, "code": code, "fails": fails, "signal": signalled,
-			"jsonsame": jsonSame, "jsonother": jsonOther, "jsonhas": jsonHas, "nothing": nothing, "paced": paced, "flip": flip,
+			"jsonsame": jsonSame, "jsonother": jsonOther, "jsonhas": jsonHas, "nothing": nothing, "paced": paced, "flip": flip, "replays": replays,
 			"triplefault": tripleFault, "kernels": kernels, "parted": parted,
 			"initramfs": makeInitramfs,
 		},
@@ -344,6 +345,7 @@ func signalled(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Logf("no %q in the output; killed", args[1])
 		c.Process.Kill()
 	}
+	time.Sleep(time.Duration(rand.IntN(200)) * time.Millisecond)
 	ts.Check(c.Process.Signal(sig))
 	got := finish(ts, c, &out.buf, &stderr)
 	if got.code != want {
@@ -373,6 +375,28 @@ func paced(ts *testscript.TestScript, neg bool, args []string) {
 	stdin.Close()
 	if got := finish(ts, c, &stdout, &stderr); got.code != 0 {
 		ts.Fatalf("exit code %d", got.code)
+	}
+}
+
+func replays(ts *testscript.TestScript, neg bool, args []string) {
+	n, args := number(ts, neg, args)
+	file := filepath.Join(ts.MkAbs("."), ".replay.json")
+	var state, events any
+	for i := range n {
+		command := []string{"detvm", "replay", "--cpu", ts.Getenv("CPU"), "--json", file}
+		if i%10 == 9 {
+			command = append(command, "--no-snapshot")
+		}
+		if got := run(ts, append(command, args...)); got.code != 0 {
+			ts.Fatalf("replay %d: exit code %d", i+1, got.code)
+		}
+		r := readJSON(ts, file)
+		if i == 0 {
+			state, events = r["state_sha256"], r["events"]
+		}
+		if r["identical"] != true || r["complete"] != true || r["state_sha256"] != state || r["events"] != events {
+			ts.Fatalf("replay %d: %v", i+1, r)
+		}
 	}
 }
 
