@@ -477,13 +477,13 @@ func (e *encoder) arrange() {
 	e.ignoreVendors()
 }
 
-// arrangePopFlags keeps TF and AC clear: with them the storing code would trap at every step.
+// arrangePopFlags keeps TF clear: with it the storing code would trap at every step.
 func (e *encoder) arrangePopFlags() {
 	var old [8]byte
 	if !e.peek(e.c.gpr[vcpu.RSP], old[:]) {
 		e.c.gpr[vcpu.RSP] = sandboxOf(e.slot) + page + 64
 	}
-	e.poke(e.c.gpr[vcpu.RSP], le64(e.Uint64()&(status|1<<10|1<<9|3<<12|1<<21)))
+	e.poke(e.c.gpr[vcpu.RSP], le64(e.Uint64()&(status|1<<10|1<<9|3<<12|1<<18|1<<21)))
 }
 
 // arrangeString points RSI and RDI into the sandbox and keeps counts small.

@@ -238,10 +238,19 @@ func compareFX(out *strings.Builder, a, b []byte, rules fxRules) {
 	}
 }
 
-// oneUnitApart compares two 80-bit numbers of one sign and exponent.
+// oneUnitApart compares two 80-bit numbers of one sign; the units at a power of two are those of either side.
 func oneUnitApart(a, b []byte) bool {
 	x, y := binary.LittleEndian.Uint64(a), binary.LittleEndian.Uint64(b)
-	return bytes.Equal(a[8:10], b[8:10]) && (x-y == 1 || y-x == 1)
+	ex, ey := binary.LittleEndian.Uint16(a[8:]), binary.LittleEndian.Uint16(b[8:])
+	switch ex {
+	case ey:
+		return x-y == 1 || y-x == 1
+	case ey + 1:
+		return x == 1<<63 && y == ^uint64(0)
+	case ey - 1:
+		return y == 1<<63 && x == ^uint64(0)
+	}
+	return false
 }
 
 func compareMemory(out *strings.Builder, a, b []byte, ignore []span) {

@@ -133,6 +133,9 @@ func (g *generator) fillState() {
 	if g.chance(4) {
 		c.flags |= 1 << 10 // DF
 	}
+	if g.chance(16) {
+		c.flags |= 1 << 18 // AC: what loads and stores the state around the case is aligned
+	}
 	g.fillBytes(c.low[:])
 	g.fillBytes(c.high[:])
 	g.fillFX()

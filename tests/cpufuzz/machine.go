@@ -244,7 +244,7 @@ func writePageTables(ram []byte) {
 func startState() *vcpu.State {
 	s := &vcpu.State{
 		RIP: startAt, RFLAGS: 0x202,
-		CR0: 0x80010033, CR3: tablesAt, CR4: 0x6a0, EFER: 0xd01,
+		CR0: 0x80050033, CR3: tablesAt, CR4: 0x6a0, EFER: 0xd01,
 		GDTR: vcpu.DescriptorTable{Base: gdtAt, Limit: 0x4f}, IDTR: vcpu.DescriptorTable{Base: idtAt, Limit: 0x1ff},
 		TR:  vcpu.Segment{Base: tssAt, Limit: 0x67, Selector: 0x40, Attr: 0x8b},
 		DR6: 0xffff0ff0, DR7: 0x400, PAT: 0x0007040600070406, LDTR: vcpu.Segment{Unusable: true}, MiscEnable: 1,

@@ -194,7 +194,7 @@ func (n *native) run(slot int, pending bool) error {
 
 // vectorOf is the exception that Linux reports by a signal (arch/x86/kernel/traps.c); 255 is one that no case takes.
 func vectorOf(sig unix.Signal, code int32, pending bool) uint64 {
-	const kernel, intDivide = 0x80, 1 // SI_KERNEL, FPE_INTDIV
+	const kernel, intDivide, alignment = 0x80, 1, 1 // SI_KERNEL, FPE_INTDIV, BUS_ADRALN
 	switch {
 	case sig == unix.SIGSEGV && code == kernel:
 		return vecGP
@@ -202,6 +202,8 @@ func vectorOf(sig unix.Signal, code int32, pending bool) uint64 {
 		return vecPF
 	case sig == unix.SIGBUS && code == kernel:
 		return vecSS
+	case sig == unix.SIGBUS && code == alignment:
+		return vecAC
 	case sig == unix.SIGILL:
 		return vecUD
 	case sig == unix.SIGFPE && code == intDivide:

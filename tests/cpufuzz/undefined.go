@@ -123,6 +123,7 @@ const (
 	vecGP = 13
 	vecPF = 14
 	vecMF = 16
+	vecAC = 17
 	vecXM = 19
 )
 
@@ -134,7 +135,7 @@ type verdict struct{ vector, code, cr2 uint64 }
 func emulatedQuirk(c *testCase, forms []soft.Form, host, model verdict) string {
 	first := forms[c.forms[0]].Mnemonic
 	switch {
-	case host.vector == vecUD && (model.vector == vecGP || model.vector == vecSS) && (c.mayGP || len(c.forms) > 1):
+	case host.vector == vecUD && (model.vector == vecGP || model.vector == vecSS || model.vector == vecAC):
 		return "what KVM's emulator lacks becomes #UD"
 	case host.vector == vecUD && model.vector != vecUD && (len(c.forms) > 1 || c.gpr[4]>>28 != 1):
 		return "RSP is no stack; what KVM's emulator lacks becomes #UD"
@@ -158,7 +159,7 @@ func freedom(c *testCase, forms []soft.Form, host, model verdict) string {
 		return "an ENTER with a bad stack and bad frames reports one of them (SDM vol. 2A, ENTER, gives no order)"
 	case host.vector == vecSS && model.vector == vecGP && (c.misaligned || len(c.forms) > 1):
 		return "a stack operand that is neither canonical nor aligned raises #SS or #GP: they have one priority (SDM vol. 3A, table 6-2)"
-	case (host.vector == vecPF || host.vector == vecUD) && model.vector == noFault && strings.HasPrefix(first, "MASKMOV"):
+	case (host.vector == vecPF || host.vector == vecGP || host.vector == vecUD) && model.vector == noFault && strings.HasPrefix(first, "MASKMOV"):
 		return "a masked store that writes nothing to a page may fault on it or not (SDM vol. 2B, MASKMOVDQU)"
 	}
 	return ""
@@ -172,4 +173,6 @@ func ignoreFrames(c *testCase, forms []soft.Form, host, model verdict) {
 	}
 }
 
-func isMemoryFault(vector uint64) bool { return vector == vecSS || vector == vecGP || vector == vecPF }
+func isMemoryFault(vector uint64) bool {
+	return vector == vecSS || vector == vecGP || vector == vecPF || vector == vecAC
+}

@@ -83,6 +83,7 @@ func TestExceptions(t *testing.T) {
 	}
 	set := func(f func(s *vcpu.State)) setup { return func(_ *guest, s *vcpu.State) { f(s) } }
 	none := func(*guest, *vcpu.State) {}
+	alignment := set(func(s *vcpu.State) { s.CR0 |= cr0AM; s.RFLAGS |= flagAC })
 	unmaskedDivide := set(func(s *vcpu.State) {
 		s.FX[24], s.FX[25] = 0x80, 0x1d // MXCSR with ZM clear
 		binary.LittleEndian.PutUint32(s.FX[160:], 0x3f800000)
@@ -119,6 +120,17 @@ func TestExceptions(t *testing.T) {
 		{"push, not canonical", []byte{0x50}, set(func(s *vcpu.State) { s.GPR[vcpu.RSP] = notCanonical + 64 }), vecSS, 0, 0},
 		{"jump, not canonical", []byte{0xff, 0xe7}, rdi(notCanonical), vecGP, 0, 0},
 		{"RET, not canonical", []byte{0x57, 0xc3}, rdi(notCanonical), vecGP, 0, 1},
+
+		{"misaligned with AC", []byte{0x48, 0x8b, 0x07}, all(user, alignment, rdi(guestData+4)), vecAC, 0, 0},
+		{"misaligned store with AC", []byte{0x90, 0x89, 0x07}, all(user, alignment, rdi(guestData+2)), vecAC, 0, 1},
+		{"misaligned push with AC", []byte{0x50}, all(user, alignment, set(func(s *vcpu.State) { s.GPR[vcpu.RSP]-- })), vecAC, 0, 0},
+		{"16 bytes at 8 with AC", []byte{0x0f, 0x10, 0x07}, all(user, alignment, rdi(guestData+8)), vecAC, 0, 0},
+		{"aligned with AC", []byte{0x8b, 0x07, 0x0f, 0x0b}, all(user, alignment, rdi(guestData+4)), vecUD, 0, 2},
+		{"misaligned with AC, not canonical", []byte{0x48, 0x8b, 0x07}, all(user, alignment, rdi(notCanonical+4)), vecGP, 0, 0},
+		{"misaligned with AC at ring 0", []byte{0x48, 0x8b, 0x07, 0x0f, 0x0b}, all(alignment, rdi(guestData+4)), vecUD, 0, 3},
+		{"misaligned with AC but without CR0.AM", []byte{0x48, 0x8b, 0x07, 0x0f, 0x0b}, all(user, alignment, set(func(s *vcpu.State) { s.CR0 &^= cr0AM }), rdi(guestData+4)), vecUD, 0, 3},
+		// mov rax,[rdi] (fills the TLB); push 0x40002; popf; mov rax,[rdi]
+		{"AC by POPF", []byte{0x48, 0x8b, 0x07, 0x68, 2, 0, 4, 0, 0x9d, 0x48, 0x8b, 0x07}, all(user, alignment, set(func(s *vcpu.State) { s.RFLAGS &^= flagAC }), rdi(guestData+4)), vecAC, 0, 9},
 
 		{"HLT at ring 3", []byte{0xf4}, user, vecGP, 0, 0},
 		{"CLI at ring 3", []byte{0xfa}, user, vecGP, 0, 0},

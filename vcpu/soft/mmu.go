@@ -82,6 +82,53 @@ func (t *tlb) flush() {
 	}
 }
 
+// noTLB is what the data TLBs are while alignment is checked: then every access comes to the slow path. Nobody writes to it.
+var noTLB = func() (t [tlbSize]tlbEntry) {
+	for i := range t {
+		t[i] = tlbEntry{tag: tlbEmpty}
+	}
+	return t
+}()
+
+// selectTLB makes loads and stores use the TLB of the current privilege.
+func (c *CPU) selectTLB() {
+	switch {
+	case c.checksAlignment():
+		c.rd, c.wr = &noTLB, &noTLB
+	case c.cpl == 3:
+		c.rd, c.wr = &c.tlbs[1].rd, &c.tlbs[1].wr
+	default:
+		c.rd, c.wr = &c.tlbs[0].rd, &c.tlbs[0].wr
+	}
+}
+
+// checksAlignment reports whether data accesses raise #AC if they are not aligned (SDM vol. 3A, 6.15, interrupt 17).
+func (c *CPU) checksAlignment() bool { return c.flags&flagAC != 0 && c.cpl == 3 && c.cr0&cr0AM != 0 }
+
+// aligned checks an access of size bytes, of which only powers of two have an alignment. Otherwise #AC is pending. Addresses that are not canonical come first.
+func (c *CPU) aligned(va, size uint64) bool {
+	if size&(size-1) != 0 || va&(size-1) == 0 || c.implicit || !c.checksAlignment() || !canonical(va) || !canonical(va+size-1) {
+		return true
+	}
+	c.post(exception{vec: vecAC, hasCode: true})
+	return false
+}
+
+// alignedBlock is aligned for an operand of many bytes, by what it is made of (SDM vol. 3A, table 6-7): the 16-bit and 32-bit environments of the x87, 80-bit numbers.
+// FXSAVE images are checked by their instructions.
+func (c *CPU) alignedBlock(va, n uint64) bool {
+	unit := n
+	switch n {
+	case 14, 94:
+		unit = 2
+	case 28, 108:
+		unit = 4
+	case 10:
+		unit = 8
+	}
+	return unit > 16 || c.aligned(va, unit)
+}
+
 // access is what a translation is for.
 type access uint8
 
@@ -340,7 +387,7 @@ func (c *CPU) user() bool { return c.cpl == 3 && !c.implicit }
 func (c *CPU) fill(va uint64, acc access) (walkResult, bool) {
 	user := c.user()
 	w, ok := c.translate(va, acc, user)
-	if !ok || w.ram == nil || w.noCache || c.implicit || c.breakpointsNear(va) {
+	if !ok || w.ram == nil || w.noCache || c.implicit || c.checksAlignment() || c.breakpointsNear(va) {
 		return w, ok
 	}
 	i := (w.pa - w.ram.gpa) >> pageBits
@@ -360,6 +407,14 @@ func (c *CPU) fill(va uint64, acc access) (walkResult, bool) {
 
 // loadSlow reads size bytes (1 to 8) at va.
 func (c *CPU) loadSlow(va, size uint64) (uint64, bool) {
+	if !c.aligned(va, size) {
+		return 0, false
+	}
+	return c.loadAny(va, size)
+}
+
+// loadAny is loadSlow without the check of alignment.
+func (c *CPU) loadAny(va, size uint64) (uint64, bool) {
 	c.checkDataBreak(va, size, false)
 	n := pageSize - va&pageOff
 	if n >= size {
@@ -401,6 +456,9 @@ func (c *CPU) physLoad(w walkResult, size uint64) (uint64, bool) {
 // probeWrite checks that size bytes at va (at most 16) can be written, and asks for the instruction to be executed alone if the write
 // is one that must not happen mid-block: outside RAM, to a page table in use, or to decoded code.
 func (c *CPU) probeWrite(va, size uint64) bool {
+	if !c.aligned(va, size) {
+		return false
+	}
 	n := pageSize - va&pageOff
 	if n >= size {
 		w, ok := c.fill(va, accWrite)
@@ -448,6 +506,14 @@ func (c *CPU) tableLive(r *ramRange, pa, size uint64) bool {
 
 // storeSlow writes the low size bytes (1 to 8) of v at va. Nothing is written unless all of it can be.
 func (c *CPU) storeSlow(va, v, size uint64) bool {
+	if !c.aligned(va, size) {
+		return false
+	}
+	return c.storeAny(va, v, size)
+}
+
+// storeAny is storeSlow without the check of alignment.
+func (c *CPU) storeAny(va, v, size uint64) bool {
 	c.checkDataBreak(va, size, true)
 	n := pageSize - va&pageOff
 	if n >= size {
@@ -509,9 +575,12 @@ func (c *CPU) commit() {
 // readMem and writeMem move any number of bytes up to a page, all or nothing, for the instructions with large operands.
 
 func (c *CPU) readMem(va uint64, p []byte) bool {
+	if !c.alignedBlock(va, uint64(len(p))) {
+		return false
+	}
 	for i := 0; i < len(p); {
 		n := min(8, len(p)-i)
-		v, ok := c.loadSlow(va+uint64(i), uint64(n))
+		v, ok := c.loadAny(va+uint64(i), uint64(n))
 		if !ok {
 			return false
 		}
@@ -525,6 +594,9 @@ func (c *CPU) readMem(va uint64, p []byte) bool {
 
 func (c *CPU) writeMem(va uint64, p []byte) bool {
 	n := uint64(len(p))
+	if !c.alignedBlock(va, n) {
+		return false
+	}
 	for off := uint64(0); off < n; {
 		k := min(n-off, pageSize-(va+off)&pageOff)
 		if !c.probeWrite(va+off, k) {
@@ -536,7 +608,7 @@ func (c *CPU) writeMem(va uint64, p []byte) bool {
 		k := min(8, len(p)-i)
 		var b [8]byte
 		copy(b[:], p[i:i+k])
-		if !c.storeSlow(va+uint64(i), binary.LittleEndian.Uint64(b[:]), uint64(k)) {
+		if !c.storeAny(va+uint64(i), binary.LittleEndian.Uint64(b[:]), uint64(k)) {
 			return false
 		}
 	}

@@ -110,7 +110,7 @@ func (c *CPU) load128(va uint64) (lo, hi uint64, ok bool) {
 		p := (*[2]uint64)(unsafe.Add(e.page, va&pageOff))
 		return p[0], p[1], true
 	}
-	if !c.endsCanonical(va, 16) {
+	if !c.aligned(va, 16) || !c.endsCanonical(va, 16) {
 		return 0, 0, false
 	}
 	if lo, ok = c.loadSlow(va, 8); !ok {

@@ -111,8 +111,8 @@ func (c *CPU) setCPL(cpl uint8) {
 	if cpl == 3 {
 		i = 1
 	}
-	c.rd, c.wr = &c.tlbs[i].rd, &c.tlbs[i].wr
 	c.jc = &c.jcs[i]
+	c.selectTLB()
 }
 
 // updateMode recomputes what decoding depends on.
@@ -529,8 +529,12 @@ func (c *CPU) popFlags(v uint64, size uint8, iret bool) {
 
 // setFlags replaces RFLAGS.
 func (c *CPU) setFlags(f uint64) {
+	changed := c.flags ^ f
 	c.flags = f&^arithFlags | flagR1
 	c.setArith(f)
+	if changed&flagAC != 0 {
+		c.selectTLB()
+	}
 }
 
 func xPushf(c *CPU, o *op) *op {

@@ -394,6 +394,9 @@ func (c *CPU) maskedStore(o *op, data, mask simd.Vec) bool {
 		n = 8
 	}
 	base := c.stringAddr(o, c.r[7]&sizeMask(o.in.asize), o.in.maskSeg())
+	if !c.aligned(base, n) {
+		return false
+	}
 	at := func(v simd.Vec, i uint64) uint8 { return uint8(v[i/8] >> (i % 8 * 8)) }
 	for i := range n {
 		if at(mask, i) != 0 && !c.probeWrite(base+i, 1) {
@@ -473,6 +476,9 @@ func (c *CPU) segBase(seg uint8) uint64 {
 
 // probeRange checks that n bytes can be written.
 func (c *CPU) probeRange(va, n uint64) bool {
+	if !c.alignedBlock(va, n) {
+		return false
+	}
 	for off := uint64(0); off < n; {
 		k := min(n-off, pageSize-(va+off)&pageOff)
 		if !c.probeWrite(va+off, k) {

@@ -342,6 +342,7 @@ func (c *CPU) setCR0(v uint64) bool {
 	if (old^v)&(cr0PG|cr0WP|cr0PE) != 0 {
 		c.flushTLB()
 	}
+	c.selectTLB()
 	c.updateMode()
 	return true
 }
