@@ -141,8 +141,12 @@ func (c *CPU) deliver(e exception, kind event, rip uint64) {
 	}
 }
 
-// maxIdleEvents is how many exceptions in a row, with no instruction retired between them, are taken for a guest that will never go on.
-const maxIdleEvents = 1 << 18
+// maxIdleEvents is how many exceptions in a row, with no instruction retired between them, are taken for a guest that will never go on. Before that, each
+// idleSlice of them end the slice, so that Run sees a kick soon: a hostile guest may let an instruction retire just before the limit, again and again.
+const (
+	maxIdleEvents = 1 << 18
+	idleSlice     = 1 << 12
+)
 
 // livelocked counts exceptions between retired instructions. A handler that faults before its first instruction, on a stack that does not run out, would
 // keep the processor busy for ever without the work clock moving; nothing could stop it.
@@ -151,6 +155,9 @@ func (c *CPU) livelocked() bool {
 		c.idleAt, c.idleEvents = now, 0
 	}
 	c.idleEvents++
+	if c.idleEvents%idleSlice == 0 {
+		c.endSlice()
+	}
 	if c.idleEvents > maxIdleEvents {
 		c.fail("the guest takes exceptions without end and executes no instruction")
 		return true

@@ -256,3 +256,18 @@ func TestStateRoundTrip(t *testing.T) {
 		t.Errorf("state changed:\n%+v\n%+v", *got, *s)
 	}
 }
+
+// TestExceptionsEndTheSlice: a guest that takes exceptions without retiring an instruction does not keep Run from looking for a kick.
+func TestExceptionsEndTheSlice(t *testing.T) {
+	g := newGuest(t, vcpu.ClockInstructions, []byte{0x0f, 0x0b})
+	copy(g.ram[guestHalt+vecUD:], []byte{0x0f, 0x0b}) // the handler's first instruction is undefined, too
+	c := g.cpu
+	c.beginSlice(vcpu.NoStop)
+	c.execute()
+	if c.idleEvents != idleSlice || c.failure != "" || c.Count() != 0 {
+		t.Errorf("execute came back after %d exceptions, count %d, failure %q; want %d", c.idleEvents, c.Count(), c.failure, idleSlice)
+	}
+	if e := g.run(vcpu.NoStop); e.Reason != vcpu.ReasonFailure {
+		t.Errorf("exit %v, want failure", e.Reason)
+	}
+}

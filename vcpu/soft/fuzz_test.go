@@ -3,16 +3,20 @@ package soft
 import (
 	"encoding/binary"
 	"testing"
+	"time"
 
 	"github.com/detvm/detvm/vcpu"
 )
 
-// bounded runs a guest for at most n instructions and as many exits, answering everything with zeros.
+// bounded runs a guest for at most n instructions, 200 exits and a second, answering everything with zeros. Instructions may be slow: each may come after a
+// quarter of a million exceptions. What must not be is that a kick does not end them; the fuzzer finds that by its own limit, ten seconds.
 func (g *guest) bounded(n uint64) {
+	kick := time.AfterFunc(time.Second, g.cpu.Kick)
+	defer kick.Stop()
 	for range 200 {
 		e := g.run(n)
 		switch e.Reason {
-		case vcpu.ReasonStop, vcpu.ReasonShutdown, vcpu.ReasonFailure, vcpu.ReasonHalt:
+		case vcpu.ReasonStop, vcpu.ReasonShutdown, vcpu.ReasonFailure, vcpu.ReasonHalt, vcpu.ReasonKick:
 			return
 		}
 		e.Fault = true
