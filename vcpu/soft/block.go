@@ -18,9 +18,10 @@ const (
 
 	codeBuckets = 256
 
-	chunkOps = 8192
-	maxOps   = 2 << 20 // size of the cache, in ops, before it is emptied: 128 MiB
-	pageOps  = 36      // what a code page adds to that size: its buckets weigh as much as so many ops
+	chunkOps   = 8192
+	slabBlocks = 512
+	maxOps     = 2 << 20 // size of the cache, in ops, before it is emptied: 128 MiB
+	pageOps    = 36      // what a code page adds to that size: its buckets weigh as much as so many ops
 )
 
 // jumpEntry is an entry of a jump cache: tag is the linear address xored with CPU.genTag.
@@ -72,6 +73,7 @@ func bucketOf(pa uint64) uint64 { return (pa ^ pa>>8) % codeBuckets }
 type blockStore struct {
 	chunk    []op
 	used     int
+	slab     []block
 	pages    []*codePage
 	far      []link // the far links of this generation
 	low      lowerer
@@ -87,21 +89,34 @@ type blockStore struct {
 func (s *blockStore) init() {
 	s.chunk = nil
 	s.used = 0
+	s.slab = nil
 	s.pages = nil
 	s.far = nil
 	s.insts = nil
 }
 
-// take returns room for a copy of ops in the arena.
-func (s *blockStore) take(ops []op) []op {
-	if len(s.chunk) < len(ops) {
+// room returns space in the arena where the ops of one block can be built; keepOps then makes them stay.
+func (s *blockStore) room() []op {
+	if len(s.chunk) < len(s.scratch) {
 		s.chunk = make([]op, chunkOps)
 	}
-	p := s.chunk[:len(ops):len(ops)]
-	s.chunk = s.chunk[len(ops):]
-	s.used += len(ops)
-	copy(p, ops)
-	return p
+	return s.chunk[:0]
+}
+
+// keepOps keeps the first n ops in the room.
+func (s *blockStore) keepOps(n int) {
+	s.chunk = s.chunk[n:]
+	s.used += n
+}
+
+// newBlock returns an empty block.
+func (s *blockStore) newBlock() *block {
+	if len(s.slab) == 0 {
+		s.slab = make([]block, slabBlocks)
+	}
+	b := &s.slab[0]
+	s.slab = s.slab[1:]
+	return b
 }
 
 // keepInst copies a decoded instruction into the arena.
@@ -258,8 +273,9 @@ func (c *CPU) makeBlock(va, pa uint64, ram *ramRange) *block {
 	if l == nil {
 		return nil
 	}
-	ops := c.blocks.take(l.ops)
-	b := &block{first: &ops[0], va: va, pa: pa, size: l.size, key: c.blockKey(), crossing: l.second != nil}
+	c.blocks.keepOps(len(l.ops))
+	b := c.blocks.newBlock()
+	*b = block{first: &l.ops[0], va: va, pa: pa, size: l.size, key: c.blockKey(), crossing: l.second != nil}
 	b.pages[0] = c.codePageOf(ram, pa)
 	b.pages[0].add(b, pa, min(l.size, pageSize-pa&pageOff))
 	i := bucketOf(pa)

@@ -177,6 +177,9 @@ func (c *CPU) decodeBlock(va, pa uint64, ram *ramRange, limit int, scratch bool)
 	s := &c.blocks
 	l := &s.low
 	*l = lowerer{ops: s.scratch[:0], attrs: s.attrs[:0], quiet: s.quiet[:0], tags: s.tags[:0], mode: c.mode, branches: c.branchClock, scratch: scratch, store: s}
+	if !scratch {
+		l.ops = s.room()
+	}
 	page := ram.host[(pa-ram.gpa)&pageMask:][:pageSize]
 	csBase := c.codeBase()
 	start := va
