@@ -155,6 +155,8 @@ func freedom(c *testCase, forms []soft.Form, host, model verdict) string {
 		return "a pending x87 exception and a memory fault have one priority (SDM vol. 3A, table 6-2)"
 	case first == "CALLIND" && isMemoryFault(host.vector) && isMemoryFault(model.vector) && host.vector != model.vector:
 		return "a CALL with a bad stack and a bad target reports one of them (SDM vol. 3A, table 6-2: one priority)"
+	case first == "CMPS" && isMemoryFault(host.vector) && isMemoryFault(model.vector) && (host.vector == vecAC || model.vector == vecAC):
+		return "a CMPS with a misaligned operand and one that faults otherwise reports one of them (SDM vol. 3A, table 6-2: one priority)"
 	case first == "ENTER" && isMemoryFault(host.vector) && isMemoryFault(model.vector) && host.vector != model.vector:
 		return "an ENTER with a bad stack and bad frames reports one of them (SDM vol. 2A, ENTER, gives no order)"
 	case host.vector == vecSS && model.vector == vecGP && (c.misaligned || len(c.forms) > 1):
