@@ -6,6 +6,9 @@
 //
 // An archive is a pure function of what goes in: records are sorted, times and owners are zero, inode numbers count
 // from 1. Its bytes are an input of every run, so two builds must agree on them.
+//
+// The contents of files of a page or more begin at a multiple of the page size, for which the record's name is followed by
+// NULs. Our kernel gives such pages to the file instead of copying them; any other one sees an ordinary archive.
 package initramfs
 
 import (
@@ -71,10 +74,12 @@ func Userland(binary []byte, commands []string) ([]cpio.Record, error) {
 // Write writes records to w as a cpio archive of format newc, in canonical form: the order of records does not matter.
 // Every directory must have a record of its own.
 func Write(w io.Writer, records []cpio.Record) error {
+	out := &counter{w: w}
 	sorted := slices.Clone(records)
 	cpio.MakeAllReproducible(sorted)
 	slices.SortFunc(sorted, func(a, b cpio.Record) int { return strings.Compare(a.Name, b.Name) })
 	dirs := map[string]bool{".": true}
+	cw := cpio.Newc.Writer(out)
 	for i := range sorted {
 		r := &sorted[i]
 		if !dirs[path.Dir(r.Name)] {
@@ -88,12 +93,46 @@ func Write(w io.Writer, records []cpio.Record) error {
 		}
 		r.Ino = uint64(i + 1)
 		r.NLink = 1
-	}
-	cw := cpio.Newc.Writer(w)
-	if err := cpio.WriteRecords(cw, sorted); err != nil {
-		return fmt.Errorf("initramfs: %w", err)
+		padded := *r
+		padded.Name = alignContents(r, out.n)
+		if err := cw.WriteRecord(padded); err != nil {
+			return fmt.Errorf("initramfs: %s: %w", r.Name, err)
+		}
 	}
 	return cpio.WriteTrailer(cw)
+}
+
+// Sizes that alignContents goes by.
+const (
+	pageSize   = 4096
+	headerSize = 110  // of a newc record, before the name
+	maxName    = 4096 // PATH_MAX: the kernel skips records with longer names, the final NUL included
+)
+
+// alignContents returns the name, with NULs after it, with which the contents of a record written at pos begin at a page. A
+// name that would be too long stays as it is.
+func alignContents(r *cpio.Record, pos int64) string {
+	if r.Mode&cpio.S_IFMT != cpio.S_IFREG || r.FileSize < pageSize {
+		return r.Name
+	}
+	length := len(r.Name) + 1
+	pad := -(int(pos%pageSize) + headerSize + length) & (pageSize - 1)
+	if length+pad > maxName {
+		return r.Name
+	}
+	return r.Name + strings.Repeat("\x00", pad)
+}
+
+// counter counts what is written.
+type counter struct {
+	w io.Writer
+	n int64
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	return n, err
 }
 
 // Bytes returns the canonical archive of records.

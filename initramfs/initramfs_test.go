@@ -84,6 +84,34 @@ func (a *atReader) Read(b []byte) (int, error) {
 	return n, err
 }
 
+func TestContentsOfLargeFilesArePageAligned(t *testing.T) {
+	large := bytes.Repeat([]byte("0123456789abcdef"), 3*pageSize/16)
+	more, err := Userland(append([]byte("userland"), large...), []string{"sh"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := Bytes(append(Base(large), more...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	records, err := cpio.ReadAllRecords(cpio.Newc.Reader(bytes.NewReader(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	aligned := 0
+	for _, r := range records {
+		if r.FileSize >= pageSize && r.FilePos%pageSize == 0 {
+			aligned++
+		}
+		if len(r.Name) >= maxName {
+			t.Errorf("a name of %d bytes, which the kernel skips", len(r.Name))
+		}
+	}
+	if aligned != 2 {
+		t.Errorf("%d files are aligned, want 2", aligned)
+	}
+}
+
 func TestWriteRefusesWhatTheKernelWouldDrop(t *testing.T) {
 	for name, records := range map[string][]cpio.Record{
 		"no directory": {cpio.StaticFile("a/b", "", 0o644)},

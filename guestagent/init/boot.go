@@ -3,6 +3,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/detvm/detvm/guestagent"
@@ -19,15 +20,17 @@ type agent struct {
 	decoder *guestagent.Decoder
 	start   guestagent.Start // what to run; Argv is empty until it came
 
-	stdin   input
-	device  *demandInput // what serves the stdin device; nil without CUSE
-	outputs []*output
-	status  int  // pipe on which the forked child reports that it cannot exec; -1 when settled
-	pid     int  // of the command
-	dying   bool // the command has ended, the rest is being killed
-	exited  guestagent.Exited
-	mounted []string // data disks, in mount order
-	done    bool
+	stdin    input
+	device   *demandInput // what serves the stdin device; nil without CUSE
+	outputs  []*output
+	launcher *launcher
+	pipes    [3]int // our ends of the launcher's streams; the first only without CUSE
+	status   int    // pipe on which the launcher reports that it cannot become the command; -1 when settled
+	pid      int    // of the launcher, then of the command
+	dying    bool   // the command has ended, the rest is being killed
+	exited   guestagent.Exited
+	mounted  []string // data disks, in mount order
+	done     bool
 }
 
 // ports are the file descriptors of the virtio-console ports.
@@ -65,8 +68,10 @@ func (a *agent) boot() error {
 	if err := a.openEvents(); err != nil {
 		return err
 	}
+	if err := a.startLauncher(); err != nil {
+		return failure("boot", "start the launcher", err)
+	}
 	a.decoder = guestagent.NewDecoder(guestagent.FromHost)
-	a.pid, a.status = -1, -1
 	a.send(&guestagent.Ready{Version: guestagent.Version, CUSE: a.device != nil})
 	return nil
 }
@@ -200,14 +205,14 @@ func readFile(path string, limit int) []byte {
 		return nil
 	}
 	defer closeFD(fd)
-	b := make([]byte, limit)
-	n := 0
-	for n < limit {
-		m, err := unix.Read(fd, b[n:])
+	b := make([]byte, 0, min(limit, 2048)) // most are short, and a fresh page costs a fault
+	for len(b) < limit {
+		b = slices.Grow(b, 1)
+		m, err := unix.Read(fd, b[len(b):min(cap(b), limit)])
 		if err != nil || m == 0 {
 			break
 		}
-		n += m
+		b = b[:len(b)+m]
 	}
-	return b[:n]
+	return b
 }

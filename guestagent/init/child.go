@@ -4,15 +4,13 @@ package main
 
 import (
 	"encoding/binary"
-	"errors"
 	"strconv"
-	"syscall"
 
 	"github.com/detvm/detvm/guestagent"
 	"golang.org/x/sys/unix"
 )
 
-// childStage is what the forked child was doing when it failed.
+// childStage is what the launcher was doing when it failed.
 type childStage uint8
 
 const (
@@ -34,65 +32,124 @@ func (s childStage) String() string {
 	return names[s]
 }
 
-// plan is all that the forked child needs, worked out before the fork.
-type plan struct {
-	id     identity
-	cwd    string
-	paths  []*byte
-	argv   []*byte
-	env    []*byte
-	in     int    // the command's standard input, or -1
-	stdin  string // what to open for it when in is -1; with StdinDemand the opening itself is served by the agent
-	tty    bool
-	out    [2]int // the command's standard output and error; -1 for a terminal
-	status int    // where to report a failure
-}
-
-// spawn starts the command.
-//
-// The child is forked without exec'ing a helper and runs this program's code until it becomes the command. A Go process
-// can do that only because it has no other thread that matters (see quiet_unsafe.go).
-func (a *agent) spawn(id identity) error {
-	p := plan{id: id, cwd: a.start.Cwd, tty: a.start.Stdin == guestagent.StdinTTY, in: -1, out: [2]int{-1, -1}}
-	if p.cwd == "" {
-		p.cwd = "/"
+// startLauncher forks the child that becomes the command. It does what does not depend on START, then waits.
+func (a *agent) startLauncher() error {
+	var status, order, stdin, stdout, stderr [2]int
+	pipes := []*[2]int{&status, &order, &stdout, &stderr}
+	if a.device == nil {
+		pipes = append(pipes, &stdin)
 	}
-	env := environment(a.start.Env, id, p.tty)
-	var err error
-	if p.argv, err = syscall.SlicePtrFromStrings(a.start.Argv); err == nil {
-		p.env, err = syscall.SlicePtrFromStrings(env)
-	}
-	if err == nil {
-		p.paths, err = syscall.SlicePtrFromStrings(candidates(a.start.Argv[0], env))
-	}
-	if err != nil {
-		return failure("exec", "prepare the command", err)
-	}
-	if err := a.connect(&p); err != nil {
-		return failure("streams", "prepare the command's streams", err)
-	}
-	var status [2]int
-	if err := unix.Pipe2(status[:], unix.O_CLOEXEC); err != nil {
-		return failure("exec", "make a pipe", err)
-	}
-	p.status, a.status = status[1], status[0]
-	pid, _, errno := unix.RawSyscall(unix.SYS_FORK, 0, 0, 0)
-	if errno != 0 {
-		return failure("exec", "fork", errno)
-	}
-	if pid == 0 {
-		p.become()
-	}
-	a.pid = int(pid)
-	for _, fd := range []int{status[1], p.in, p.out[0], p.out[1]} {
-		if fd >= 0 {
-			closeFD(fd)
+	for _, p := range pipes {
+		if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
+			return err
 		}
 	}
+	l, err := newLauncher(status[1], guestagent.ExitAgentError)
+	if err != nil {
+		return err
+	}
+	l.add(must, stageSession, unix.SYS_SETSID)
+	l.add(must, stageStreams, unix.SYS_DUP2, uintptr(stdout[1]), 1)
+	l.add(must, stageStreams, unix.SYS_DUP2, uintptr(stderr[1]), 2)
+	if a.device == nil {
+		l.add(must, stageStreams, unix.SYS_DUP2, uintptr(stdin[0]), 0)
+	}
+	// The Go runtime raised the soft limit of this process; these are what most systems give.
+	limit := l.bytes(binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, 1024), 512<<10))
+	l.add(must, stageLimits, unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NOFILE, limit, 0)
+	zeros := l.bytes(make([]byte, 8))
+	l.add(must, stageSession, unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, zeros, 0, 8)
+	l.add(must, stageSession, unix.SYS_WRITE, uintptr(status[1]), zeros, 1)
+	l.add(must, stageSession, unix.SYS_READ, uintptr(order[0]), zeros, 1)
+	if err := l.fork(); err != nil {
+		return err
+	}
+	a.launcher, a.pid, a.status, l.order = l, l.pid, status[0], order[1]
+	a.pipes = [3]int{stdin[1], stdout[0], stderr[0]}
+	for _, fd := range []int{status[1], order[0], stdout[1], stderr[1]} {
+		closeFD(fd)
+	}
+	if a.device == nil {
+		closeFD(stdin[0])
+	}
+	var there [1]byte
+	return readFull(a.status, there[:])
+}
+
+// spawn tells the launcher to become the command.
+func (a *agent) spawn(id identity) error {
+	tty := a.start.Stdin == guestagent.StdinTTY
+	stdin, err := a.connect(id, tty)
+	if err != nil {
+		return failure("streams", "prepare the command's streams", err)
+	}
+	l := a.launcher
+	a.compose(id, stdin, tty)
+	if l.err != nil {
+		return failure("exec", "prepare the command", l.err)
+	}
+	if err := writeAll(l.order, []byte{0}); err != nil {
+		return failure("exec", "start the command", err)
+	}
+	closeFD(l.order)
 	return a.begin()
 }
 
-// begin watches the descriptors of the command that was just forked.
+// compose writes the rest of the launcher's program. Descriptors other than 0, 1 and 2 close by themselves on exec.
+func (a *agent) compose(id identity, stdin string, tty bool) {
+	l := a.launcher
+	// Until now the launcher followed the agent into the root of the image.
+	l.add(must, stageCwd, unix.SYS_UNSHARE, unix.CLONE_FS)
+	if stdin != "" {
+		flags, here := unix.O_RDONLY, unix.AT_FDCWD
+		if tty {
+			flags = unix.O_RDWR
+		}
+		l.add(optional, stageStdin, unix.SYS_CLOSE, 0) // so that the next descriptor is 0
+		l.add(must, stageStdin, unix.SYS_OPENAT, uintptr(here), l.text(stdin), uintptr(flags|unix.O_NOCTTY), 0)
+	}
+	if tty {
+		l.add(must, stageTerminal, unix.SYS_IOCTL, 0, unix.TIOCSCTTY, 0)
+		l.add(must, stageStreams, unix.SYS_DUP2, 0, 1)
+		l.add(must, stageStreams, unix.SYS_DUP2, 0, 2)
+	}
+	groups := make([]byte, 0, 4*len(id.groups))
+	for _, gid := range id.groups {
+		groups = binary.LittleEndian.AppendUint32(groups, gid)
+	}
+	l.add(must, stageUser, unix.SYS_SETGROUPS, uintptr(len(id.groups)), l.bytes(groups))
+	l.add(must, stageUser, unix.SYS_SETGID, uintptr(id.gid))
+	l.add(must, stageUser, unix.SYS_SETUID, uintptr(id.uid))
+	cwd := a.start.Cwd
+	if cwd == "" {
+		cwd = "/"
+	}
+	l.add(must, stageCwd, unix.SYS_CHDIR, l.text(cwd))
+	l.add(must, stageCwd, unix.SYS_UMASK, 0o022)
+	a.composeExec(environment(a.start.Env, id, tty))
+}
+
+// composeExec tries the paths in turn, as a shell does: one that may not be executed is remembered, one that does not exist is
+// passed over (by a cheaper call than execve, where there are several), any other failure ends the search.
+func (a *agent) composeExec(env []string) {
+	l := a.launcher
+	argv, envv := l.vector(a.start.Argv), l.vector(env)
+	paths := candidates(a.start.Argv[0], env)
+	for _, path := range paths {
+		p := l.text(path)
+		if len(paths) > 1 {
+			l.add(probe, stageExec, unix.SYS_ACCESS, p, unix.F_OK)
+		}
+		l.add(try, stageExec, unix.SYS_EXECVE, p, argv, envv)
+		if l.err != nil {
+			return
+		}
+	}
+	const noSuchCall = 1 << 20
+	l.add(giveUp, stageExec, noSuchCall)
+}
+
+// begin watches the descriptors of the command.
 func (a *agent) begin() error {
 	err := a.watch(a.status, eventStatus, unix.EPOLLIN)
 	for i, o := range a.outputs {
@@ -109,160 +166,64 @@ func (a *agent) begin() error {
 	return nil
 }
 
-// connect makes the command's streams.
-func (a *agent) connect(p *plan) error {
-	if p.tty {
-		return a.connectTerminal(p)
+// connect makes the command's streams and returns what is to be opened as its standard input; "" is the pipe that it has. With
+// StdinDemand the opening itself is served by the agent.
+func (a *agent) connect(id identity, tty bool) (string, error) {
+	if tty {
+		for _, fd := range a.pipes[1:] {
+			closeFD(fd)
+		}
+		return a.connectTerminal(id)
 	}
 	for i, port := range []int{a.ports.stdout, a.ports.stderr} {
-		var pipe [2]int
-		if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
-			return err
-		}
+		from := a.pipes[1+i]
 		// So that the user may open /dev/stdout, which leads here.
-		if err := unix.Fchown(pipe[1], int(p.id.uid), int(p.id.gid)); err != nil {
-			return err
+		if err := unix.Fchown(from, int(id.uid), int(id.gid)); err != nil {
+			return "", err
 		}
-		p.out[i] = pipe[1]
-		a.outputs = append(a.outputs, &output{name: [...]string{"stdout", "stderr"}[i], from: pipe[0], port: port})
+		a.outputs = append(a.outputs, &output{name: [...]string{"stdout", "stderr"}[i], from: from, port: port})
 	}
 	switch {
 	case a.start.Stdin == guestagent.StdinNone:
-		p.stdin = "/dev/null"
+		return "/dev/null", nil
 	case a.device != nil:
-		p.stdin = "/dev/" + stdinDevice
 		a.stdin, a.device.eof = a.device, false
-	default:
-		var pipe [2]int
-		if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
-			return err
-		}
-		if err := unix.SetNonblock(pipe[1], true); err != nil {
-			return err
-		}
-		p.in = pipe[0]
-		a.stdin = &queueInput{a: a, fd: pipe[1]}
+		return "/dev/" + stdinDevice, nil
 	}
-	return nil
+	if err := unix.SetNonblock(a.pipes[0], true); err != nil {
+		return "", err
+	}
+	a.stdin = &queueInput{a: a, fd: a.pipes[0]}
+	return "", nil
 }
 
-// connectTerminal makes a pseudo-terminal.
-func (a *agent) connectTerminal(p *plan) error {
+// connectTerminal makes a pseudo-terminal and returns its path.
+func (a *agent) connectTerminal(id identity) (string, error) {
 	master, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if err := unix.IoctlSetPointerInt(master, unix.TIOCSPTLCK, 0); err != nil {
-		return err
+		return "", err
 	}
 	n, err := unix.IoctlGetInt(master, unix.TIOCGPTN)
 	if err != nil {
-		return err
+		return "", err
 	}
-	p.stdin = "/dev/pts/" + strconv.Itoa(n)
+	path := "/dev/pts/" + strconv.Itoa(n)
 	const ttyGroup = 5
-	if err := unix.Chown(p.stdin, int(p.id.uid), ttyGroup); err != nil {
-		return err
+	if err := unix.Chown(path, int(id.uid), ttyGroup); err != nil {
+		return "", err
 	}
 	setWinsize(master, a.start.Rows, a.start.Cols)
 	a.outputs = []*output{{name: "terminal", from: master, port: a.ports.stdout, tty: true}}
 	a.stdin = &queueInput{a: a, fd: master, tty: true}
-	return nil
+	return path, nil
 }
 
 // setWinsize sets a terminal's size. Programs cope with a wrong one, so there is nothing to report.
 func setWinsize(fd int, rows, cols uint16) {
 	_ = unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: cols})
-}
-
-// become turns the forked child into the command, or reports why it cannot and exits.
-func (p *plan) become() {
-	stage, errno := p.prepare()
-	if errno == 0 {
-		stage, errno = stageExec, p.exec()
-	}
-	var report [5]byte
-	report[0] = byte(stage)
-	binary.LittleEndian.PutUint32(report[1:], uint32(errno))
-	_, _ = unix.Write(p.status, report[:])
-	unix.Exit(guestagent.ExitAgentError)
-}
-
-// prepare does all that comes before exec. Descriptors other than 0, 1 and 2 close by themselves on exec.
-func (p *plan) prepare() (childStage, unix.Errno) {
-	if _, err := unix.Setsid(); err != nil {
-		return stageSession, errnoOf(err)
-	}
-	fd := p.in
-	if fd < 0 {
-		flags := unix.O_RDONLY
-		if p.tty {
-			flags = unix.O_RDWR
-		}
-		var err error
-		if fd, err = unix.Open(p.stdin, flags|unix.O_NOCTTY|unix.O_CLOEXEC, 0); err != nil {
-			return stageStdin, errnoOf(err)
-		}
-	}
-	if p.tty {
-		if err := unix.IoctlSetInt(fd, unix.TIOCSCTTY, 0); err != nil {
-			return stageTerminal, errnoOf(err)
-		}
-		p.out = [2]int{fd, fd}
-	}
-	for to, from := range []int{fd, p.out[0], p.out[1]} {
-		if err := unix.Dup2(from, to); err != nil {
-			return stageStreams, errnoOf(err)
-		}
-	}
-	// The Go runtime raised the soft limit of this process; these are what most systems give.
-	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 1024, Max: 512 << 10}, nil); err != nil {
-		return stageLimits, errnoOf(err)
-	}
-	if errno := p.id.assume(); errno != 0 {
-		return stageUser, errno
-	}
-	if err := unix.Chdir(p.cwd); err != nil {
-		return stageCwd, errnoOf(err)
-	}
-	unix.Umask(0o022)
-	var none unix.Sigset_t
-	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &none, nil); err != nil {
-		return stageSession, errnoOf(err)
-	}
-	return 0, 0
-}
-
-// assume makes the calling process run as id. Package unix's functions of that purpose reach out to every thread of
-// the runtime, of which a forked child has one.
-func (id *identity) assume() unix.Errno {
-	if errno := setGroups(id.groups); errno != 0 {
-		return errno
-	}
-	if _, _, errno := unix.RawSyscall(unix.SYS_SETGID, uintptr(id.gid), 0, 0); errno != 0 {
-		return errno
-	}
-	_, _, errno := unix.RawSyscall(unix.SYS_SETUID, uintptr(id.uid), 0, 0)
-	return errno
-}
-
-// exec tries the paths in turn, as a shell does: one that may not be executed is remembered, one that does not exist is
-// passed over, any other failure ends the search.
-func (p *plan) exec() unix.Errno {
-	result := unix.ENOENT
-	for _, path := range p.paths {
-		if path == nil { // the list ends like argv
-			break
-		}
-		switch errno := execve(path, p.argv, p.env); errno {
-		case unix.ENOENT, unix.ENOTDIR:
-		case unix.EACCES:
-			result = errno
-		default:
-			return errno
-		}
-	}
-	return result
 }
 
 // settle finds out whether the command has started: the status pipe closes on exec, and carries a report otherwise.
@@ -285,12 +246,4 @@ func (a *agent) settle() error {
 	}
 	a.send(&guestagent.Started{PID: uint32(a.pid)})
 	return nil
-}
-
-func errnoOf(err error) unix.Errno {
-	var errno unix.Errno
-	if errors.As(err, &errno) {
-		return errno
-	}
-	return unix.EIO
 }

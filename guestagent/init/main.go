@@ -12,8 +12,8 @@
 // that is why it uses neither package os nor fmt. See quiet_unsafe.go for how the Go runtime's own thread is stilled.
 //
 // Everything before READY depends on nothing but the kernel and the initramfs: no seed, no time, no image. It is in the
-// machine's boot snapshot, so work done there is paid once. The rest is in the order of the files: boot.go, start.go,
-// root.go, child.go, loop.go.
+// machine's boot snapshot, so work done there is paid once: even the child that becomes the command is forked there
+// (launch_unsafe.go). The rest is in the order of the files: boot.go, start.go, root.go, child.go, loop.go.
 //
 // # Standard input on demand
 //
@@ -36,7 +36,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The whole program stays on the main thread: quietRuntime silences the others, and a forked child has no other.
+// The whole program stays on the main thread: quietRuntime silences the others.
 func init() { runtime.LockOSThread() }
 
 func main() {

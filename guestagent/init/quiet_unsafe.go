@@ -123,18 +123,3 @@ func addEntropy(fd int, seed []byte) error {
 	}
 	return nil
 }
-
-// execve replaces the process and returns only on failure. Unlike syscall.Exec it does not stop the runtime's other
-// threads first: a forked child has none.
-func execve(path *byte, argv, env []*byte) unix.Errno {
-	_, _, errno := unix.RawSyscall(unix.SYS_EXECVE,
-		uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(&argv[0])), uintptr(unsafe.Pointer(&env[0])))
-	return errno
-}
-
-// setGroups sets the supplementary groups of the calling thread, which must be the only one.
-func setGroups(gids []uint32) unix.Errno {
-	p := unsafe.Pointer(unsafe.SliceData(gids))
-	_, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(gids)), uintptr(p), 0)
-	return errno
-}
