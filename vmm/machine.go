@@ -152,12 +152,11 @@ func New(c Config) (*Machine, error) {
 	return m, nil
 }
 
-// startMessage is what the agent is told at the boundary between boot and run.
+// startMessage is what the agent is told at the boundary between boot and run. That a user watches the machine (-v) is not part of it: it would change the run.
 func (c *Config) startMessage() *guestagent.Start {
 	s := &guestagent.Start{
 		Argv: c.Args, Env: c.Env, Cwd: c.Cwd, User: c.User,
 		WallClock: c.Start.UnixNano(), Seed: expandSeed(c.Seed),
-		Verbose: c.Serial != nil,
 	}
 	switch {
 	case c.Terminal:
