@@ -22,7 +22,8 @@ import (
 //	mitigations=off         no speculation defences inside one tenant's machine
 //	random.trust_cpu=off    RDRAND must not credit the pool
 //	swiotlb=noforce         no 64 MiB of bounce buffers in guests with more than 3 GiB: the devices reach all of memory
-const KernelCommandLine = "console=ttyS0 quiet loglevel=2 noapic nolapic lpj=10000 reboot=k panic=-1 mitigations=off random.trust_cpu=off swiotlb=noforce"
+//	rodata=off              the kernel does not protect itself from itself: splitting its mappings into small pages costs a second where ring 0 is interpreted
+const KernelCommandLine = "console=ttyS0 quiet loglevel=2 noapic nolapic lpj=10000 reboot=k panic=-1 mitigations=off random.trust_cpu=off swiotlb=noforce rodata=off"
 
 //go:embed kernel/vmlinux.zst
 var kernelELF []byte
