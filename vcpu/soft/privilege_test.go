@@ -115,6 +115,26 @@ func TestIRETQ(t *testing.T) {
 	}
 }
 
+// TestReturnsDropSegments: a return to ring 3 leaves it no data segment of ring 0, and null selectors without RPL (SDM vol. 2A, IRET). Bases without a segment stay.
+func TestReturnsDropSegments(t *testing.T) {
+	g := newGuest(t, vcpu.ClockInstructions, []byte{0x48, 0xcf})
+	const target = guestCode + 0x100
+	copy(g.ram[target:], []byte{0x0f, 0x0b})
+	s := guestState()
+	s.Seg[vcpu.ES] = vcpu.Segment{Selector: 3, Unusable: true}
+	s.Seg[vcpu.FS] = vcpu.Segment{Selector: 2, Base: guestData, Unusable: true}
+	s.Seg[vcpu.GS] = userState().Seg[vcpu.DS]
+	push64(g, s, selUserData, guestData, 2, selUserCode, target)
+	g.set(s)
+	seg := g.trap().state.Seg
+	if ds := seg[vcpu.DS]; ds.Selector != 0 || !ds.Unusable {
+		t.Errorf("DS %+v, want null", ds)
+	}
+	if seg[vcpu.ES].Selector != 0 || seg[vcpu.FS].Selector != 0 || seg[vcpu.FS].Base != guestData || seg[vcpu.GS].Selector != selUserData {
+		t.Errorf("ES %#x, FS %#x with base %#x, GS %#x", seg[vcpu.ES].Selector, seg[vcpu.FS].Selector, seg[vcpu.FS].Base, seg[vcpu.GS].Selector)
+	}
+}
+
 func TestIRETQToCompatibilityMode(t *testing.T) {
 	g := newGuest(t, vcpu.ClockInstructions, []byte{0x48, 0xcf})
 	const target = guestCode + 0x100

@@ -452,6 +452,7 @@ func (c *CPU) dropPrivilegedSegments() {
 		s := &c.seg[i]
 		d := segDescriptor{attr: s.Attr}
 		if s.Selector&^3 == 0 {
+			s.Selector = 0 // without its RPL; the base stays
 			continue
 		}
 		if (d.isData() || d.isCode() && d.attr&attrDown == 0) && d.dpl() < c.cpl {
