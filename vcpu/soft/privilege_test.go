@@ -209,6 +209,58 @@ func TestSyscallAndSysret(t *testing.T) {
 	})
 }
 
+func TestSysenterAndSysexit(t *testing.T) {
+	const kernel, sp = guestCode + 0x100, guestSP - 0x40000
+	g := newGuest(t, vcpu.ClockInstructions, []byte{0x0f, 0x34, 0x0f, 0x0b})
+	// mov rdx,guestCode+2; mov rcx,guestData+64; sysexit (64-bit)
+	copy(g.ram[kernel:], asm([]byte{0xba}, le32(guestCode+2), []byte{0xb9}, le32(guestData+64), []byte{0x48, 0x0f, 0x35}))
+	s := guestState()
+	toUser(s)
+	s.RFLAGS |= flagIF
+	s.SysenterCS, s.SysenterESP, s.SysenterEIP = selCode, sp, kernel
+	g.set(s)
+	g.run(1)
+	if k, _ := g.cpu.State(); k.RIP != kernel || k.GPR[vcpu.RSP] != sp || k.Seg[vcpu.CS].Selector != selCode || k.Seg[vcpu.SS].Selector != selCode+8 || k.RFLAGS&flagIF != 0 {
+		t.Errorf("SYSENTER went to %#x, RSP %#x, CS %#x, SS %#x, flags %#x", k.RIP, k.GPR[vcpu.RSP], k.Seg[vcpu.CS].Selector, k.Seg[vcpu.SS].Selector, k.RFLAGS)
+	}
+	if f := g.trap(); f.vector != vecUD || f.rip != guestCode+2 || f.sp != guestData+64 || f.cs != selUserCode || f.ss != selUserCode+8 {
+		t.Errorf("exception %d at %#x, RSP %#x, CS %#x, SS %#x", f.vector, f.rip, f.sp, f.cs, f.ss)
+	}
+
+	// Without a segment it faults.
+	s.SysenterCS = 3
+	g.set(s)
+	if f := g.trap(); f.vector != vecGP || f.code != 0 || f.rip != guestCode {
+		t.Errorf("exception %d, code %#x, at %#x; want #GP(0)", f.vector, f.code, f.rip)
+	}
+}
+
+// TestSystemRegistersAreStored: what ring 3 of a KVM host need not show as the guest's own.
+func TestSystemRegistersAreStored(t *testing.T) {
+	// sgdt [rdi]; sidt [rdi+16]; sldt eax; str ebx; smsw rcx; str [rdi+32]; rdtscp (ECX); hlt
+	g := newGuest(t, vcpu.ClockInstructions, []byte{0x0f, 0x01, 0x07, 0x0f, 0x01, 0x4f, 16, 0x0f, 0x00, 0xc0, 0x0f, 0x00, 0xcb, 0x48, 0x0f, 0x01, 0xe1,
+		0x0f, 0x00, 0x4f, 32, 0x89, 0xc5, 0x48, 0x89, 0xce, 0x0f, 0x01, 0xf9, 0xf4}) // mov ebp,eax; mov rsi,rcx before rdtscp
+	s := guestState()
+	s.GPR[vcpu.RDI], s.GPR[vcpu.RAX], s.GPR[vcpu.RBX] = guestData, math.MaxUint64, math.MaxUint64
+	s.LDTR.Selector, s.TSCAux = 0, 42
+	s.GDTR.Base, s.IDTR.Base = 0xffff800000000000|guestGDT, guestIDT
+	g.set(s)
+	e := g.halt()
+	le := binary.LittleEndian
+	if l, b := le.Uint16(g.ram[guestData:]), le.Uint64(g.ram[guestData+2:]); l != s.GDTR.Limit || b != s.GDTR.Base {
+		t.Errorf("SGDT stored %#x, %#x", l, b)
+	}
+	if l, b := le.Uint16(g.ram[guestData+16:]), le.Uint64(g.ram[guestData+18:]); l != s.IDTR.Limit || b != s.IDTR.Base {
+		t.Errorf("SIDT stored %#x, %#x", l, b)
+	}
+	if e.GPR[vcpu.RBP] != 0 || e.GPR[vcpu.RBX] != selTSS || e.GPR[vcpu.RSI] != s.CR0 || e.GPR[vcpu.RCX] != 42 {
+		t.Errorf("SLDT %#x, STR %#x, SMSW %#x, RDTSCP's ECX %d", e.GPR[vcpu.RBP], e.GPR[vcpu.RBX], e.GPR[vcpu.RSI], e.GPR[vcpu.RCX])
+	}
+	if v := le.Uint64(g.ram[guestData+32:]); v != selTSS {
+		t.Errorf("STR stored %#x: want 16 bits", v)
+	}
+}
+
 func TestSwapgs(t *testing.T) {
 	// swapgs; mov rax,gs:[0]; swapgs; mov rbx,gs:[0]
 	g := newGuest(t, vcpu.ClockInstructions, []byte{0x0f, 0x01, 0xf8, 0x65, 0x48, 0x8b, 0x04, 0x25, 0, 0, 0, 0,
