@@ -129,12 +129,26 @@ func (k *checker) run(name string, vary func(*vmm.Config)) (*checkedRun, error) 
 	if err != nil {
 		return nil, err
 	}
-	if result.Outcome == vmm.OutcomeStopped {
+	switch {
+	case result.Outcome == vmm.OutcomeStopped:
 		return nil, exitError{result.ExitCode}
+	case hostEnded(result, config.Limits.WallTime):
+		return nil, fmt.Errorf("run %q was ended by the host, at a position that no other run ends at, so there is nothing to compare: %s", name, result.Message)
 	}
 	k.done++
 	k.bar.set(k.done)
 	return &checkedRun{result, path}, nil
+}
+
+// hostEnded reports whether the host's clock or files ended a run, rather than anything that a run like it would meet again.
+func hostEnded(r *vmm.Result, timeout time.Duration) bool {
+	switch r.Outcome {
+	case vmm.OutcomeStalled, vmm.OutcomeOutputFailure, vmm.OutcomeHostFailure:
+		return true
+	case vmm.OutcomeLimit:
+		return timeout > 0 && time.Duration(r.WallNS) >= timeout
+	}
+	return false
 }
 
 func (k *checker) check(runs int) (*checkReport, error) {

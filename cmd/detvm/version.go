@@ -11,13 +11,21 @@ import (
 )
 
 func newVersionCommand() *cobra.Command {
-	return &cobra.Command{
+	var asJSON bool
+	c := &cobra.Command{
 		Use: "version", Short: "Print version, machine model and CPU model", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			fmt.Fprintf(cmd.OutOrStdout(), "detvm %s (%s, %s)\n", vmm.Version, vmm.MachineModel, vmm.CPUModel)
-			return nil
+			out := cmd.OutOrStdout()
+			v := struct {
+				Version string `json:"version"`
+				Machine string `json:"machine_model"`
+				CPU     string `json:"cpu_model"`
+			}{vmm.Version, vmm.MachineModel, vmm.CPUModel}
+			return printJSONOr(out, asJSON, v, func() { fmt.Fprintf(out, "detvm %s (%s, %s)\n", v.Version, v.Machine, v.CPU) })
 		},
 	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
 }
 
 func newManCommand() *cobra.Command {
