@@ -194,8 +194,11 @@ type Result struct {
 	Divergence *Divergence `json:"-"`
 }
 
-// Signal forwards a signal to the command once it runs.
+// Signal forwards a signal to the command once it runs. Numbers that are no signal of Linux, which has 1 to 64, are ignored.
 func (m *Machine) Signal(number int) {
+	if number < 1 || number > 64 {
+		return
+	}
 	m.outside.put(&trace.Event{Kind: trace.KindSignal, Value: uint64(number)})
 }
 

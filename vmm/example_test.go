@@ -24,8 +24,9 @@ func builtin(args ...string) vmm.Config {
 		log.Fatal(err) // not built: make build
 	}
 	return vmm.Config{
-		Engine:    vmm.EngineSoft,
-		Kernel:    vmm.Kernel{Image: kernel.Image, Cmdline: images.KernelCommandLine},
+		Engine: vmm.EngineSoft,
+		Kernel: vmm.Kernel{Image: kernel.Image, Cmdline: images.KernelCommandLine, Layout: vmm.KernelLayout{
+			CurrentTask: kernel.Symbols.CurrentTask, CommOffset: kernel.Symbols.CommOffset, TGIDOffset: kernel.Symbols.TGIDOffset}},
 		Initramfs: archive.Bytes,
 		Command:   vmm.Command{Args: args},
 	}

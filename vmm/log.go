@@ -173,7 +173,7 @@ func (e *recordedEnd) Error() string { return "the recorded run ended here: " + 
 
 func (r *replayer) input(e *trace.Event, _ func(*trace.Event) error) error {
 	if r.have && r.next.Kind == e.Kind && !isAsync(r.next) {
-		e.Value, e.Data = r.next.Value, bytes.Clone(r.next.Data)
+		fillInput(e, r.next)
 	}
 	return r.expect(e)
 }
@@ -185,7 +185,27 @@ func (r *replayer) async(position uint64, _ func() *trace.Event) (*trace.Event, 
 	if r.next.Withheld {
 		return nil, r.expect(r.next)
 	}
-	return cloneEvent(r.next), nil
+	e := &trace.Event{Kind: r.next.Kind}
+	fillInput(e, r.next)
+	return e, nil
+}
+
+// maxIdle bounds one idle period, in nanoseconds, against hostile traces.
+const maxIdle = 1 << 60
+
+// fillInput takes from a recorded input what an input of its kind can say, and nothing else: comparing the two then shows whatever else the
+// recorded one holds.
+func fillInput(e, recorded *trace.Event) {
+	switch e.Kind {
+	case trace.KindStdin:
+		e.Value, e.Data = recorded.Value&stdinUnasked, bytes.Clone(recorded.Data)
+	case trace.KindSignal:
+		e.Value = recorded.Value & 0x7f
+	case trace.KindWinsize:
+		e.Value = recorded.Value & 0xffffffff
+	case trace.KindHalt:
+		e.Value = min(recorded.Value, maxIdle)
+	}
 }
 
 func (r *replayer) nextAsync() uint64 {

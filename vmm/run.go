@@ -198,14 +198,11 @@ func (m *Machine) idleAtTerminal(e *trace.Event) error {
 	if err := m.logError(err); err != nil || m.outcome != nil {
 		return err
 	}
-	m.vt.skipTo(m.count, m.now+min(e.Value, maxIdle))
+	m.vt.skipTo(m.count, m.now+e.Value)
 	m.now = m.vt.at(m.count)
 	m.fireTimers()
 	return nil
 }
-
-// maxIdle bounds one idle period, in nanoseconds, against hostile traces.
-const maxIdle = 1 << 60
 
 // waitForInput is called when the guest is idle and no timer will ever wake it: only something from outside can.
 func (m *Machine) waitForInput() error {
