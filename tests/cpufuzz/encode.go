@@ -31,11 +31,15 @@ type encoder struct {
 	mem         bool
 	target      uint64 // the address of the memory operand
 	imm         []byte
+	prelude     []byte // instructions before the one of the row
 	shiftBy     uint64
 	isShift     bool
 }
 
 func (e *encoder) build() {
+	if processOnly(e.f) {
+		e.pinned |= 1 << vcpu.RSP // the stack stays in the slot's own sandbox: the process executes no other slot
+	}
 	e.chooseSize()
 	e.chooseRegs()
 	e.chooseImm()
@@ -179,7 +183,7 @@ func (e *encoder) chooseRegs() {
 			e.mem = false
 		case "Cq":
 			e.reg = []int{0, 2, 3, 4, 8}[e.IntN(5)]
-		case "Dq":
+		case "Dq", "Sw":
 			e.reg &= 7
 		}
 	}
@@ -351,6 +355,7 @@ func (e *encoder) withBase(offset uint64) bool {
 // emit puts the bytes together.
 func (e *encoder) emit() {
 	f := e.f
+	e.out = append(e.out, e.prelude...)
 	if e.lock {
 		e.out = append(e.out, 0xf0)
 	}
@@ -447,6 +452,8 @@ func (e *encoder) arrange() {
 		e.arrangeTarget()
 	case m == "LAR", m == "LSL", m == "VERR", m == "VERW", m == "LSS", m == "LFS", m == "LGS":
 		e.arrangeSelector()
+	case processOnly(e.f):
+		e.arrangeSegments()
 	case m == "RET":
 		e.poke(e.c.gpr[vcpu.RSP], le64(e.jumpTarget()))
 	case m == "POPF":
@@ -497,7 +504,7 @@ func (e *encoder) arrangeString() {
 		back = uint64(e.IntN(span))
 	}
 	e.pin(vcpu.RSI, e.address(span, false)+back)
-	if e.f.Mnemonic == "CMPS" && (e.c.gpr[vcpu.RSI]-sandboxOf(e.slot))>>12 != 0 {
+	if off := e.c.gpr[vcpu.RSI] - sandboxOf(e.slot); e.f.Mnemonic == "CMPS" && (off < uint64(span) || off > page-2*uint64(span)) {
 		e.pin(vcpu.RDI, sandboxOf(e.slot)+window) // which of two bad operands is reported is the processor's choice
 	} else {
 		e.pin(vcpu.RDI, e.address(span, false)+back)
@@ -644,6 +651,84 @@ func (e *encoder) arrangeSelector() {
 		at += e.size / 8 // after the offset of the far pointer
 	}
 	e.poke(at, le64(sel)[:2])
+}
+
+// segmentSelector draws a selector that means the same to the guest and to Linux: often the one that fits.
+func (e *encoder) segmentSelector(fits uint64) uint64 {
+	switch e.IntN(4) {
+	case 0:
+		return []uint64{0, 1, 2, 3, 0x28, 0x29, 0x2a, 0x2b, 0x30, 0x31, 0x32, 0x33, 0x08, 0x10, 0x13, 0x18, 0x1b, 0x40, 0x43}[e.IntN(19)]
+	case 1:
+		return e.Uint64N(1<<16) | 0x80 // beyond the tables
+	}
+	return fits
+}
+
+const ring3Code, ring3Data = 0x33, 0x2b
+
+// arrangeSegments makes selectors for what loads, pushes or pops them, on the stack or in the operand.
+func (e *encoder) arrangeSegments() {
+	n := int(e.size / 8)
+	stack := func(values ...uint64) {
+		var b []byte
+		for _, v := range values {
+			b = append(b, le64(v)[:n]...)
+		}
+		e.poke(e.c.gpr[vcpu.RSP], b)
+	}
+	target := codeOf(e.slot) + storeAt
+	if e.chance(8) {
+		target = e.badAddress()
+	}
+	switch m := e.f.Mnemonic; m {
+	case "CALLFAR", "JMPFAR":
+		e.poke(e.target, append(le64(target)[:n], le64(e.segmentSelector(ring3Code))[:2]...))
+	case "RETF":
+		stack(target, e.segmentSelector(ring3Code))
+	case "IRET":
+		stack(target, e.segmentSelector(ring3Code), e.Uint64()&(status|1<<10|1<<9|1<<18|1<<21)|2, e.value(), e.segmentSelector(ring3Data))
+	case "IN", "OUT", "INS", "OUTS":
+		if len(e.imm) > 0 && e.imm[0] == donePort {
+			e.imm[0]++
+		}
+		e.pin(vcpu.RDX, e.c.gpr[vcpu.RDX]|1<<15)
+	case "INT":
+		for e.imm[0] == 3 || e.imm[0] == 4 || e.imm[0] == 0x80 { // those are open to ring 3
+			e.imm[0] = byte(e.Uint32())
+		}
+	case "MOVTOSEG":
+		sel := e.segmentSelector(ring3Data)
+		if e.mem {
+			e.poke(e.target, le64(sel)[:2])
+		} else {
+			e.pin(e.rm, e.c.gpr[e.rm]&^0xffff|sel)
+		}
+	case "MOVFROMSEG":
+		e.loadSegment(e.reg)
+	case "PUSH":
+		e.loadSegment(segmentOf(e.f))
+	case "POP":
+		stack(e.segmentSelector(ring3Data))
+	}
+}
+
+// segmentOf is the number of the segment register that PUSH or POP name.
+func segmentOf(f *soft.Form) int { return strings.Index("ESCSSSDSFSGS", f.Operands[0]) / 2 }
+
+// loadSegment puts MOV sreg, r16 before the instruction, so that the segment register holds the same on both sides. A null selector has RPL 0: with another, it
+// changes when an interrupt returns.
+func (e *encoder) loadSegment(reg int) {
+	if reg == vcpu.CS || reg == vcpu.SS || reg > vcpu.GS {
+		return
+	}
+	sel := []uint64{0, 0x28, 0x29, 0x2a, 0x2b, 0x33}[e.IntN(6)]
+	for _, r := range []int{vcpu.RAX, vcpu.RBX, vcpu.RDX} { // an operand takes two of them at most
+		if e.pinned>>r&1 == 0 {
+			e.pin(r, e.c.gpr[r]&^0xffff|sel)
+			e.prelude = []byte{0x8e, 0xc0 | byte(reg)<<3 | byte(r)}
+			return
+		}
+	}
 }
 
 // arrangeRestore puts a whole FXSAVE image into the low window and beyond: only its head varies by case, the rest is what the sandbox holds.

@@ -112,6 +112,15 @@ func (g *generator) next(c *testCase, slot, form int) {
 	}
 }
 
+// withoutCode is a case that does nothing in the same surroundings.
+func (c *testCase) withoutCode(slot int) *testCase {
+	e := &testCase{flags: 0x202, low: c.low, high: c.high}
+	var a assembler
+	a.jmp(codeOf(slot)+testAt, codeOf(slot)+storeAt)
+	e.code = a
+	return e
+}
+
 // mark emits an instruction that leaves a trace in memory, for jumps to jump over.
 func (g *generator) mark() {
 	a := assembler(g.c.code)

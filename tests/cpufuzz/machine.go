@@ -34,6 +34,8 @@ const (
 
 	page     = 4096
 	donePort = 0xf5
+	ioBitmap = 0x68 // in the TSS: permissions of the first 256 ports
+	tssLimit = ioBitmap + 256/8
 )
 
 // Offsets in a data page.
@@ -169,10 +171,16 @@ const errorCodes = 1<<8 | 1<<10 | 1<<11 | 1<<12 | 1<<13 | 1<<14 | 1<<17 | 1<<21
 // writeSystem lays out everything but the cases.
 func writeSystem(ram []byte) {
 	put := func(at int, v uint64) { binary.LittleEndian.PutUint64(ram[at:], v) }
-	for i, d := range []uint64{0, 0, 0x00af9b000000ffff, 0x00cf93000000ffff, 0, 0x00cff3000000ffff, 0x00affb000000ffff, 0, 0x00008b0000000067 | tssAt<<16} {
+	// Code and data descriptors lie where Linux has them.
+	for i, d := range []uint64{0, 0, 0x00af9b000000ffff, 0x00cf93000000ffff, 0, 0x00cff3000000ffff, 0x00affb000000ffff, 0, 0x00008b0000000000 | tssAt<<16 | tssLimit} {
 		put(gdtAt+8*i, d)
 	}
 	put(tssAt+4, stack0)
+	put(tssAt+0x60, ioBitmap<<48)
+	for i := tssAt + ioBitmap; i <= tssAt+tssLimit; i++ {
+		ram[i] = 0xff // no port for ring 3
+	}
+	ram[tssAt+ioBitmap+donePort/8] &^= 1 << (donePort % 8)
 	for v := range 32 {
 		at := uint64(stubsAt + 16*v)
 		var a assembler
@@ -246,7 +254,7 @@ func startState() *vcpu.State {
 		RIP: startAt, RFLAGS: 0x202,
 		CR0: 0x80050033, CR3: tablesAt, CR4: 0x6a0, EFER: 0xd01,
 		GDTR: vcpu.DescriptorTable{Base: gdtAt, Limit: 0x4f}, IDTR: vcpu.DescriptorTable{Base: idtAt, Limit: 0x1ff},
-		TR:  vcpu.Segment{Base: tssAt, Limit: 0x67, Selector: 0x40, Attr: 0x8b},
+		TR:  vcpu.Segment{Base: tssAt, Limit: tssLimit, Selector: 0x40, Attr: 0x8b},
 		DR6: 0xffff0ff0, DR7: 0x400, PAT: 0x0007040600070406, LDTR: vcpu.Segment{Unusable: true}, MiscEnable: 1,
 	}
 	for i := range s.Seg {

@@ -58,6 +58,9 @@ func newNative() (n *native, err error) {
 
 const jmpLen = 5
 
+// userRIP is where struct user of Linux has RIP.
+const userRIP = 16 * 8
+
 // processorTime, in seconds, is what all cases of a comparison may take in the process before it is called a hang.
 const processorTime = 600
 
@@ -188,8 +191,11 @@ func (n *native) run(slot int, pending bool) error {
 	put(outErr, 0)
 	put(outRIP, regs.Rip)
 	put(outFrame, regs.Eflags)
-	regs.Rip = codeOf(slot) + storeAt
-	return n.resume(&regs, unix.SIGTRAP)
+	// RIP alone: PTRACE_SETREGS takes no selectors of other rings, which a case may have loaded.
+	if _, err := unix.PtracePokeUser(n.pid, userRIP, binary.LittleEndian.AppendUint64(nil, codeOf(slot)+storeAt)); err != nil {
+		return err
+	}
+	return errors.Join(unix.PtraceCont(n.pid, 0), n.wait(unix.SIGTRAP))
 }
 
 // vectorOf is the exception that Linux reports by a signal (arch/x86/kernel/traps.c); 255 is one that no case takes.
