@@ -587,7 +587,7 @@ func TestStopsAreExact(t *testing.T) {
 		if exit.Reason != vcpu.ReasonStop || g.Count() != stop {
 			t.Fatalf("asked for %d: %s at %d", stop, exit.Reason, g.Count())
 		}
-		if got, want := g.run.regs.rcx, loopsAt(vcpu.ClockKernelInstructions, stop); got != want {
+		if got, want := g.run.regs.rcx, loopsAt(vcpu.ClockKernelInstructions, calibrationLoops, stop); got != want {
 			t.Fatalf("at %d: RCX %d, want %d", stop, got, want)
 		}
 		// Running to where we are changes nothing.

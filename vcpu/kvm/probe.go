@@ -122,6 +122,7 @@ func vendor() string {
 // Length of the calibration loop and how often it runs.
 const (
 	calibrationLoops  = 20000
+	interpretedLoops  = 2000 // where each instruction takes a microsecond: every run that does not name its clock waits for it
 	calibrationRounds = 3
 	calibrationStops  = 8
 )
@@ -151,21 +152,25 @@ func calibrationCode(n uint32) []byte {
 	return code
 }
 
-// loopsAt is what RCX holds when the calibration guest stands exactly at a count.
-func loopsAt(clock vcpu.Clock, count uint64) uint64 {
+// loopsAt is what RCX holds when the calibration guest of that many loops stands exactly at a count.
+func loopsAt(clock vcpu.Clock, loops, count uint64) uint64 {
 	if clock == vcpu.ClockBranches {
-		return calibrationLoops - count
+		return loops - count
 	}
-	return calibrationLoops - count/2
+	return loops - count/2
 }
 
 func (g *tinyGuest) calibrateOnce(clock vcpu.Clock, round int) error {
-	if err := g.load(0, calibrationCode(calibrationLoops)); err != nil {
+	loops := uint64(calibrationLoops)
+	if clock == vcpu.ClockKernelInstructions {
+		loops = interpretedLoops
+	}
+	if err := g.load(0, calibrationCode(uint32(loops))); err != nil {
 		return err
 	}
-	want := uint64(calibrationLoops)
+	want := loops
 	if clock == vcpu.ClockKernelInstructions {
-		want = 2*calibrationLoops + 2
+		want = 2*loops + 2
 	}
 	exit := new(vcpu.Exit)
 	for i := range calibrationStops {
@@ -176,8 +181,8 @@ func (g *tinyGuest) calibrateOnce(clock vcpu.Clock, round int) error {
 		if exit.Reason != vcpu.ReasonStop || g.Count() != stop {
 			return fmt.Errorf("asked to stop at %d, came back with %s at %d", stop, exit.Reason, g.Count())
 		}
-		if got := g.run.regs.rcx; got != loopsAt(clock, stop) {
-			return fmt.Errorf("stopped at count %d with %d loops to go instead of %d: the count is not exact", stop, got, loopsAt(clock, stop))
+		if got := g.run.regs.rcx; got != loopsAt(clock, loops, stop) {
+			return fmt.Errorf("stopped at count %d with %d loops to go instead of %d: the count is not exact", stop, got, loopsAt(clock, loops, stop))
 		}
 	}
 	if _, err := g.until(vcpu.ReasonHalt); err != nil {
