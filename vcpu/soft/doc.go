@@ -45,4 +45,8 @@
 // The processor is an Intel-like one without microarchitecture: CPUID is what Config gives; CR4, EFER and the MSRs have what the model needs and
 // raise #GP for the rest. What the SDM leaves undefined follows the AMD processor that tests/cpufuzz compares with, where it was easy to find out. Outside
 // long mode only protected mode without paging runs; real mode, 32-bit paging, task switches and call gates do not exist. Segment limits are not checked.
+// An interrupt or a data breakpoint between the iterations of a string instruction pushes RFLAGS without RF.
+//
+// SMEP, SMAP, STAC and CLAC are there for a CPUID table that shows them in leaf 7. The model detvm-v1 has no leaf 7, because KVM rewrites it on some hosts, so its
+// guests get #GP for the bits of CR4 and #UD for the instructions.
 package soft
