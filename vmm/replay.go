@@ -42,6 +42,16 @@ type ReplayResult struct {
 
 // Replay runs a trace again and compares every event. A divergence is a result, not an error.
 func Replay(ctx context.Context, r *trace.Reader, rc ReplayConfig) (*ReplayResult, error) {
+	result, err := replayOnce(ctx, r, rc)
+	if err != nil || !result.FromSnapshot || result.BootExits > 0 || result.Divergence == nil && result.At == nil {
+		return result, err
+	}
+	// It ended at an event of the boot, but the machine came out of a snapshot: to show it as it was at that event, it has to boot.
+	rc.SnapshotDir = ""
+	return replayOnce(ctx, r, rc)
+}
+
+func replayOnce(ctx context.Context, r *trace.Reader, rc ReplayConfig) (*ReplayResult, error) {
 	m, err := NewReplay(r, rc)
 	if err != nil {
 		return nil, err

@@ -204,3 +204,22 @@ func TestAFullTraceReplays(t *testing.T) {
 		}
 	}
 }
+
+func TestAPartialReplayShowsTheMachineAtThatEvent(t *testing.T) {
+	c := builtin("true")
+	c.SnapshotDir = t.TempDir()
+	r, _ := openRecorded(t, c)
+	for _, until := range []uint64{0, 100, r.NumEvents() - 20} {
+		result, err := vmm.Replay(context.Background(), r, vmm.ReplayConfig{
+			Kernel: c.Kernel.Image, Initramfs: c.Initramfs, SnapshotDir: c.SnapshotDir,
+			Until: func(index uint64, _ *trace.Event) bool { return index >= until },
+		})
+		if err != nil || !result.Identical || result.Complete || result.At == nil {
+			t.Fatalf("until event %d: %+v, %v", until, result, err)
+		}
+		e, err := r.Event(until)
+		if err != nil || result.Events != until+1 || result.Position != e.Position {
+			t.Errorf("until event %d: %d events, the machine is at position %d, the event at %d; %v", until, result.Events, result.Position, e.Position, err)
+		}
+	}
+}
