@@ -144,8 +144,18 @@ func (f *machineFlags) config(args []string, stderr io.Writer) (c vmm.Config, cl
 	return c, cleanup, nil
 }
 
-// bootFiles sets kernel and initramfs.
-func (f *machineFlags) bootFiles(c *vmm.Config) (err error) {
+// bootFiles sets kernel and initramfs. Both are decompressed and hashed, so the two are done at the same time.
+func (f *machineFlags) bootFiles(c *vmm.Config) error {
+	loaded := make(chan error, 1)
+	go func() { loaded <- f.loadInitramfs(c) }()
+	err := f.loadKernel(c)
+	if initramfsErr := <-loaded; err == nil {
+		err = initramfsErr
+	}
+	return err
+}
+
+func (f *machineFlags) loadKernel(c *vmm.Config) (err error) {
 	if f.kernel != "" {
 		if c.Kernel.Image, err = os.ReadFile(f.kernel); err != nil {
 			return fmt.Errorf("read the kernel: %w", err)
@@ -157,6 +167,10 @@ func (f *machineFlags) bootFiles(c *vmm.Config) (err error) {
 	if f.append != "" {
 		c.Kernel.Cmdline += " " + f.append
 	}
+	return nil
+}
+
+func (f *machineFlags) loadInitramfs(c *vmm.Config) (err error) {
 	if f.initramfs != "" {
 		if c.Initramfs, err = os.ReadFile(f.initramfs); err != nil {
 			return fmt.Errorf("read the initramfs: %w", err)
