@@ -317,6 +317,11 @@ func putCase(ram []byte, slot int, c *testCase) {
 	copy(ram[data+inFX:], c.fx[:])
 	clear(ram[data+outGPR : data+outEnd])
 	binary.LittleEndian.PutUint64(ram[data+outVec:], noFault)
+	putSandbox(ram, slot, c)
+}
+
+// putSandbox fills the windows of a sandbox.
+func putSandbox(ram []byte, slot int, c *testCase) {
 	box := sandboxPhys + uint64(slot)*page
 	copy(ram[box:], c.low[:])
 	copy(ram[box+page-window:], c.high[:])
