@@ -58,7 +58,7 @@ what those change. Exit code 1 when equal runs differ, which is a bug in detvm o
 		Example: `  detvm check -- sh -c 'date; head -c 4 /dev/urandom | hexdump'
   detvm check --runs 20 --image debian.img -- make -C /src`,
 		Args: cobra.MinimumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: interruptible(func(cmd *cobra.Command, args []string) error {
 			if runs < 2 {
 				return usagef("--runs %d: want 2 or more", runs)
 			}
@@ -82,7 +82,7 @@ what those change. Exit code 1 when equal runs differ, which is a bug in detvm o
 				return exitError{exitFailure}
 			}
 			return nil
-		},
+		}),
 	}
 	c.Flags().SetInterspersed(false)
 	f.register(c)

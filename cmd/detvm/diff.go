@@ -41,7 +41,7 @@ func newDiffCommand() *cobra.Command {
 		Long: `Find the first event in which two traces differ, and print it with the events before it. When the inputs of the runs are at hand, both are replayed
 up to there and the processor is shown: registers, disassembly, the kernel function at RIP. Exit code 1 when the traces differ.`,
 		Args: cobra.ExactArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: interruptible(func(cmd *cobra.Command, args []string) error {
 			a, closeA, err := openTrace(args[0])
 			if err != nil {
 				return err
@@ -69,7 +69,7 @@ up to there and the processor is shown: registers, disassembly, the kernel funct
 				return exitError{exitFailure}
 			}
 			return nil
-		},
+		}),
 	}
 	f.register(c)
 	c.Flags().IntVar(&context, "context", 5, "how many events before the difference to show")

@@ -39,7 +39,7 @@ modification times are clamped to SOURCE_DATE_EPOCH (or --epoch; 0 by default).`
   docker save alpine:3 | tee alpine.tar >/dev/null && detvm image build --name alpine alpine.tar
   detvm run --image alpine -- /bin/busybox`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: interruptible(func(cmd *cobra.Command, args []string) error {
 			if (output == "") == (name == "") {
 				return usagef("give either --output FILE or --name NAME")
 			}
@@ -68,7 +68,7 @@ modification times are clamped to SOURCE_DATE_EPOCH (or --epoch; 0 by default).`
 				return err
 			}
 			return printJSONOr(out, asJSON, r, func() { fmt.Fprintf(out, "%s  %s\n", r.SHA256, output) })
-		},
+		}),
 	}
 	c.Flags().StringVarP(&output, "output", "o", "", "write the image to this file")
 	c.Flags().StringVar(&name, "name", "", "keep the image in the user's store under this name")

@@ -184,7 +184,7 @@ reported: exit code 1. Neither network, standard input nor (for a self-contained
   detvm replay run.dtr --json result.json
   detvm replay run.dtr --force --kernel vmlinux # where does another kernel make a difference?`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: interruptible(func(cmd *cobra.Command, args []string) error {
 			r, closer, err := openTrace(args[0])
 			if err != nil {
 				return err
@@ -209,7 +209,7 @@ reported: exit code 1. Neither network, standard input nor (for a self-contained
 			}
 			fmt.Fprintf(cmd.ErrOrStderr(), "signed: %s\n", path)
 			return nil
-		},
+		}),
 	}
 	f.register(c)
 	c.Flags().Uint64Var(&f.seed, "seed", 0, "with --force: another seed than the recorded one")

@@ -122,7 +122,7 @@ Whatever fails: one message that says which check and what that means, and exit 
   detvm verify run.dtr --key alice.pub --replay
   detvm verify --proof event-17.proof --key alice.pub`,
 		Args: cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: interruptible(func(cmd *cobra.Command, args []string) error {
 			out := cmd.OutOrStdout()
 			if f.proof != "" {
 				if len(args) > 0 {
@@ -144,7 +144,7 @@ Whatever fails: one message that says which check and what that means, and exit 
 				}
 			}
 			return err
-		},
+		}),
 	}
 	f.register(c)
 	fs := c.Flags()
