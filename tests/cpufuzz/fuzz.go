@@ -210,6 +210,7 @@ func (f *fuzzer) askNative(slot int, sandbox []byte) (out, box []byte, err error
 	data, at := dataOf(slot), sandboxPhys+uint64(slot)*page
 	c := &f.cases[slot]
 	putCase(f.native.ram, slot, c)
+	copy(f.native.ram[sandboxPhys:], f.before[:]) // now and then a case reads the sandbox of another
 	copy(f.native.ram[at:at+page], sandbox)
 	pending := c.fx[2]&0x80 != 0 && (c.mmx || f.gen.forms[c.forms[0]].X87 != nil)
 	if err := f.native.run(slot, pending); err != nil {
