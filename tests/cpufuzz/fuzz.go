@@ -367,7 +367,7 @@ func (f *fuzzer) describe(slot int) string {
 // coverage reports how often each row was executed: the rows below least, and the rows that are left out, with the reason.
 func (f *fuzzer) coverage(least int) (short []string, report string) {
 	var out strings.Builder
-	covered, left, byProcess := 0, 0, 0
+	covered, left, byProcess, rarest := 0, 0, 0, f.total
 	usable := map[int]bool{}
 	for _, i := range f.gen.usable {
 		usable[i] = true
@@ -386,13 +386,14 @@ func (f *fuzzer) coverage(least int) (short []string, report string) {
 			short = append(short, fmt.Sprintf("%s: %d times", name, f.counts[i]))
 		default:
 			covered++
+			rarest = min(rarest, f.counts[i])
 			if processOnly(form) {
 				byProcess++
 			}
 		}
 	}
-	fmt.Fprintf(&out, "%d rows of %d covered at least %d times (%d of them with a process of the host), %d left out, %d short; %d cases, %d with an exception\n",
-		covered, len(f.gen.forms), least, byProcess, left, len(short), f.total, f.faults)
+	fmt.Fprintf(&out, "%d rows of %d covered at least %d times (in fact %d; %d of them with a process of the host), %d left out, %d short; %d cases, %d with an exception\n",
+		covered, len(f.gen.forms), least, rarest, byProcess, left, len(short), f.total, f.faults)
 	for _, why := range slices.Sorted(maps.Keys(f.emulated)) {
 		fmt.Fprintf(&out, "%d cases compared with a process instead of a guest: %s\n", f.emulated[why], why)
 	}
