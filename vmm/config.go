@@ -30,7 +30,7 @@ var bootEpoch = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
 // Defaults of Config.
 const (
 	DefaultMemory      = 256 << 20
-	defaultVirtualTime = 365 * 24 * time.Hour
+	defaultVirtualTime = 30 * 24 * time.Hour // the kernel's own timers pass in seconds to a minute
 )
 
 // Command is what runs in the guest.
@@ -54,7 +54,7 @@ type Disk struct {
 // Limits end a run. Zero means none.
 type Limits struct {
 	WallTime    time.Duration // on the host's clock; it never changes what the guest computes, only whether it may finish
-	VirtualTime time.Duration // of the guest since the command started; 0 is a year, which a guest that waits forever reaches at once
+	VirtualTime time.Duration // of the guest since the command started; 0 is 30 days, which a guest of the software engine that waits for ever reaches in less than a minute
 	Exits       uint64        // synchronous exits since machine start
 	Stall       time.Duration // on the host's clock: how long the work clock may stand still while the guest runs; 0 is never
 }

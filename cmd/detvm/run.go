@@ -65,7 +65,7 @@ func (f *machineFlags) register(c *cobra.Command) {
 	fs.StringVar(&f.disk, "disk", "", "raw image of a data disk, mounted at /data and writable; the file itself is not changed")
 	fs.StringVar(&f.diskOut, "disk-out", "", "keep the data disk's final contents in this file")
 	fs.DurationVar(&f.timeout, "timeout", 0, "end the run after this much time on the host (exit code 124)")
-	fs.DurationVar(&f.virtualTimeout, "max-virtual-time", 0, "end the run after this much time in the guest (exit code 124; default a year)")
+	fs.DurationVar(&f.virtualTimeout, "max-virtual-time", 0, "end the run after this much time in the guest (exit code 124; default 720h, 30 days, so that a command that waits for ever ends)")
 	fs.Uint64Var(&f.maxExits, "max-exits", 0, "end the run after this many exits (exit code 124)")
 	fs.DurationVar(&f.stall, "stall-timeout", defaultStall, "end the run when the work clock stands still for this long while the guest runs; 0 never")
 	fs.BoolVar(&f.noSnapshot, "no-snapshot", false, "boot from cold and leave the snapshot cache alone")
