@@ -123,7 +123,7 @@ type namedImage struct {
 
 func newImagePruneCommand() *cobra.Command {
 	var unused time.Duration
-	var dryRun bool
+	var dryRun, asJSON bool
 	c := &cobra.Command{
 		Use:   "prune [NAME…]",
 		Short: "Remove images from the store, and files that nothing refers to",
@@ -136,12 +136,18 @@ func newImagePruneCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%d names, %d files, %d bytes\n", len(p.Names), p.Files, p.Bytes)
-			return nil
+			out := cmd.OutOrStdout()
+			result := struct {
+				Names []string `json:"names"`
+				Files int      `json:"files"`
+				Bytes int64    `json:"bytes"`
+			}{append([]string{}, p.Names...), p.Files, p.Bytes}
+			return printJSONOr(out, asJSON, result, func() { fmt.Fprintf(out, "%d names, %d files, %d bytes\n", len(p.Names), p.Files, p.Bytes) })
 		},
 	}
 	c.Flags().DurationVar(&unused, "unused-for", 0, "remove names not used for so long")
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "remove nothing, only tell")
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c
 }
 
@@ -190,6 +196,7 @@ func newSnapshotCommand() *cobra.Command {
 	}
 	ls.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	var keep int
+	var pruneJSON bool
 	prune := &cobra.Command{
 		Use: "prune", Short: "Remove cached boot snapshots; the next run boots from cold", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -204,10 +211,17 @@ func newSnapshotCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "removed %d snapshots\n", len(removed))
-			return nil
+			out := cmd.OutOrStdout()
+			result := struct {
+				Removed []string `json:"removed"`
+			}{[]string{}}
+			for _, s := range removed {
+				result.Removed = append(result.Removed, s.Path)
+			}
+			return printJSONOr(out, pruneJSON, result, func() { fmt.Fprintf(out, "removed %d snapshots\n", len(removed)) })
 		},
 	}
+	prune.Flags().BoolVar(&pruneJSON, "json", false, "print JSON")
 	prune.Flags().IntVar(&keep, "keep", 0, "keep this many of the most recently used")
 	c.AddCommand(ls, prune)
 	return c

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 
@@ -12,11 +13,12 @@ func newRedactCommand() *cobra.Command {
 	var kinds []string
 	var events, inputs []string
 	var output string
+	var guessable, asJSON bool
 	c := &cobra.Command{
 		Use:   "redact [flags] TRACE",
 		Short: "Copy a trace with chosen payloads withheld; signatures over it stay valid",
-		Long: `Copy a trace without the payloads of chosen events. The copy has the same trace root. Record with --redactable, or short payloads can be guessed from
-their digests.`,
+		Long: `Copy a trace without the payloads of chosen events. The copy has the same trace root. Record with --redactable: from another trace, short payloads could be
+guessed by their digests, and --guessable has to say that this is known.`,
 		Example: `  detvm redact run.dtr --kind stdin -o public.dtr && detvm verify public.dtr --key alice.pub --bundle run.dtr.sigstore.json`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -27,6 +29,7 @@ their digests.`,
 			if err != nil {
 				return err
 			}
+			opts.AllowUnsalted = guessable
 			r, _, closer, err := openWhole(args[0])
 			if err != nil {
 				return err
@@ -36,20 +39,25 @@ their digests.`,
 			if err := writeFile(output, func(w io.Writer) (err error) {
 				sum, err = trace.Redact(w, r, opts)
 				return err
-			}); err != nil {
+			}); errors.Is(err, trace.ErrUnsalted) {
+				return fmt.Errorf("%w; give --guessable to withhold them all the same", err)
+			} else if err != nil {
 				return err
 			}
-			if !r.Header().Redactable {
-				fmt.Fprintln(cmd.ErrOrStderr(), "detvm: this trace was recorded without --redactable: short payloads can be guessed from their digests")
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s: %d payloads withheld, same trace root\n", output, sum.Withheld)
-			return nil
+			out := cmd.OutOrStdout()
+			result := struct {
+				Output   string `json:"output"`
+				Withheld uint64 `json:"withheld"`
+			}{output, sum.Withheld}
+			return printJSONOr(out, asJSON, result, func() { fmt.Fprintf(out, "%s: %d payloads withheld, same trace root\n", output, sum.Withheld) })
 		},
 	}
 	c.Flags().StringSliceVar(&kinds, "kind", nil, "withhold the payloads of these kinds: stdin, stdout, stderr, diskread, diskwrite, start, …")
 	c.Flags().StringSliceVar(&events, "event", nil, "withhold the payloads of these events: N or FIRST-LAST")
 	c.Flags().StringSliceVar(&inputs, "input", nil, "drop these stored inputs: kernel, initramfs, image, disk")
 	c.Flags().StringVarP(&output, "output", "o", "", "the copy")
+	c.Flags().BoolVar(&guessable, "guessable", false, "withhold also from a trace recorded without --redactable, although short payloads can then be guessed")
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c
 }
 
@@ -80,7 +88,6 @@ func redactOptions(kinds, events, inputs []string) (trace.RedactOptions, error) 
 		dropped[role] = true
 	}
 	return trace.RedactOptions{
-		AllowUnsalted: true, // the command warns
 		Withhold: func(i uint64, e *trace.Event) bool {
 			for _, s := range spans {
 				if i >= s.first && i <= s.last {
