@@ -23,7 +23,7 @@ type recordFlags struct {
 func (f *recordFlags) register(c *cobra.Command) {
 	f.sign.register(c, "sign", "sign the recorded trace with this key")
 	fs := c.Flags()
-	fs.StringVar(&f.file, "record", "", "record the run into this trace file; a trace already there is kept as FILE.old")
+	fs.StringVar(&f.file, "record", "", "record the run into this trace file; a trace already there is kept as FILE.old, FILE.old.2, …")
 	fs.StringVar(&f.maxSize, "max-trace-size", "", "end the run before the trace reaches this size, counted before compression, so always at the same event (K, M, G suffixes; exit code 124)")
 	fs.StringVar(&f.hash, "trace-hash", string(trace.SHA256), "hash algorithm of the trace: sha256, sha512 or blake3")
 	fs.BoolVar(&f.selfContained, "self-contained", false, "store kernel, initramfs and the disk blocks that were read, so that the trace replays without other files")
@@ -52,8 +52,10 @@ func (f *recordFlags) start(ctx context.Context, config *vmm.Config) (finish fun
 		}
 		rec.MaxSize = int64(n)
 	}
+	kept := ""
 	if info, err := os.Stat(f.file); err == nil && info.Mode().IsRegular() && info.Size() > 0 {
-		if err := os.Rename(f.file, f.file+".old"); err != nil {
+		kept = freeName(f.file + ".old")
+		if err := os.Rename(f.file, kept); err != nil {
 			return nil, fmt.Errorf("keep the old trace: %w", err)
 		}
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -69,7 +71,10 @@ func (f *recordFlags) start(ctx context.Context, config *vmm.Config) (finish fun
 		if err := errors.Join(file.Sync(), file.Close()); err != nil {
 			return fmt.Errorf("record into %s: %w", f.file, err)
 		}
-		if result == nil || !f.sign.given() {
+		if result == nil {
+			return f.withdraw(kept)
+		}
+		if !f.sign.given() {
 			return nil
 		}
 		if _, err := f.sign.attestRun(ctx, f.file, ""); err != nil {
@@ -77,4 +82,32 @@ func (f *recordFlags) start(ctx context.Context, config *vmm.Config) (finish fun
 		}
 		return nil
 	}, nil
+}
+
+// freeName returns name, or with a number behind it if there is such a file.
+func freeName(name string) string {
+	free := name
+	for i := 2; ; i++ {
+		if _, err := os.Lstat(free); err != nil {
+			return free
+		}
+		free = fmt.Sprintf("%s.%d", name, i)
+	}
+}
+
+// withdraw undoes start after a run that failed before it wrote anything; kept is where an older trace was moved out of the way, or empty.
+func (f *recordFlags) withdraw(kept string) error {
+	info, err := os.Lstat(f.file)
+	if err != nil || !info.Mode().IsRegular() || info.Size() > 0 {
+		return nil // what there is of a trace is kept
+	}
+	if kept != "" {
+		err = os.Rename(kept, f.file)
+	} else {
+		err = os.Remove(f.file)
+	}
+	if err != nil {
+		return fmt.Errorf("remove the empty trace: %w", err)
+	}
+	return nil
 }
