@@ -185,7 +185,7 @@ func ReadBundle(name string) ([]byte, error) {
 	return b, nil
 }
 
-// FindBundles lists the bundles beside a trace: trace.sigstore.json, then trace.*.sigstore.json (countersignatures) by name.
+// FindBundles lists the bundles beside a trace: trace.sigstore.json, then trace.*.sigstore.json (other signers, countersignatures) by name.
 func FindBundles(tracePath string) ([]string, error) {
 	entries, err := os.ReadDir(filepath.Dir(tracePath))
 	if err != nil {
@@ -211,7 +211,18 @@ func FindBundles(tracePath string) ([]string, error) {
 }
 
 // CountersignPath is where a replay statement by the key belongs: beside the trace, named after the key.
-func CountersignPath(tracePath, keyID string) string {
+func CountersignPath(tracePath, keyID string) string { return keyPath(tracePath, "replay", keyID) }
+
+// RunPath is where a statement about the run by the key belongs: beside the trace, and named after the key if another statement is there already.
+func RunPath(tracePath, keyID string) string {
+	first := tracePath + BundleSuffix
+	if _, err := os.Lstat(first); err != nil {
+		return first
+	}
+	return keyPath(tracePath, "run", keyID)
+}
+
+func keyPath(tracePath, what, keyID string) string {
 	short := strings.NewReplacer("/", "", "+", "", "=", "").Replace(keyID)
-	return tracePath + ".replay-" + short[:min(10, len(short))] + BundleSuffix
+	return tracePath + "." + what + "-" + short[:min(10, len(short))] + BundleSuffix
 }

@@ -138,12 +138,12 @@ func (f *signFlags) attestRun(ctx context.Context, path, output string) (string,
 	if err != nil {
 		return "", err
 	}
-	bundle, _, err := f.sign(ctx, s)
+	bundle, keyID, err := f.sign(ctx, s)
 	if err != nil {
 		return "", err
 	}
 	if output == "" {
-		output = path + attest.BundleSuffix
+		output = attest.RunPath(path, keyID)
 	}
 	return output, attest.WriteBundle(output, bundle)
 }

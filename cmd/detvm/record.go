@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/detvm/detvm/attest"
 	"github.com/detvm/detvm/trace"
 	"github.com/detvm/detvm/vmm"
 )
@@ -23,7 +26,7 @@ type recordFlags struct {
 func (f *recordFlags) register(c *cobra.Command) {
 	f.sign.register(c, "sign", "sign the recorded trace with this key")
 	fs := c.Flags()
-	fs.StringVar(&f.file, "record", "", "record the run into this trace file; a trace already there is kept as FILE.old, FILE.old.2, …")
+	fs.StringVar(&f.file, "record", "", "record the run into this trace file; a trace already there is kept, with its signatures, as NAME-old.dtr, NAME-old-2.dtr, …")
 	fs.StringVar(&f.maxSize, "max-trace-size", "", "end the run before the trace reaches this size, counted before compression, so always at the same event (K, M, G suffixes; exit code 124)")
 	fs.StringVar(&f.hash, "trace-hash", string(trace.SHA256), "hash algorithm of the trace: sha256, sha512 or blake3")
 	fs.BoolVar(&f.selfContained, "self-contained", false, "store kernel, initramfs and the disk blocks that were read, so that the trace replays without other files")
@@ -54,8 +57,8 @@ func (f *recordFlags) start(ctx context.Context, config *vmm.Config) (finish fun
 	}
 	kept := ""
 	if info, err := os.Stat(f.file); err == nil && info.Mode().IsRegular() && info.Size() > 0 {
-		kept = freeName(f.file + ".old")
-		if err := os.Rename(f.file, kept); err != nil {
+		kept = oldName(f.file)
+		if err := moveTrace(f.file, kept); err != nil {
 			return nil, fmt.Errorf("keep the old trace: %w", err)
 		}
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -84,15 +87,35 @@ func (f *recordFlags) start(ctx context.Context, config *vmm.Config) (finish fun
 	}, nil
 }
 
-// freeName returns name, or with a number behind it if there is such a file.
-func freeName(name string) string {
-	free := name
+// oldName is a free name for a trace that has to make room: run-old.dtr, run-old-2.dtr and so on for run.dtr. The names of its bundles begin with
+// it, and must not begin with that of the trace which takes its place.
+func oldName(path string) string {
+	ext := filepath.Ext(path)
+	old := strings.TrimSuffix(path, ext) + "-old"
+	name := old + ext
 	for i := 2; ; i++ {
-		if _, err := os.Lstat(free); err != nil {
-			return free
+		if _, err := os.Lstat(name); err != nil {
+			return name
 		}
-		free = fmt.Sprintf("%s.%d", name, i)
+		name = fmt.Sprintf("%s-%d%s", old, i, ext)
 	}
+}
+
+// moveTrace renames a trace and the bundles beside it.
+func moveTrace(from, to string) error {
+	bundles, err := attest.FindBundles(from)
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(from, to); err != nil {
+		return err
+	}
+	for _, b := range bundles {
+		if err := os.Rename(b, filepath.Join(filepath.Dir(to), filepath.Base(to)+strings.TrimPrefix(filepath.Base(b), filepath.Base(from)))); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // withdraw undoes start after a run that failed before it wrote anything; kept is where an older trace was moved out of the way, or empty.
@@ -102,7 +125,7 @@ func (f *recordFlags) withdraw(kept string) error {
 		return nil // what there is of a trace is kept
 	}
 	if kept != "" {
-		err = os.Rename(kept, f.file)
+		err = moveTrace(kept, f.file)
 	} else {
 		err = os.Remove(f.file)
 	}

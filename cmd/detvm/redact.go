@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 
 	"github.com/detvm/detvm/trace"
 	"github.com/spf13/cobra"
@@ -30,6 +31,9 @@ guessed by their digests, and --guessable has to say that this is known.`,
 				return err
 			}
 			opts.AllowUnsalted = guessable
+			if info, err := os.Stat(output); err == nil && info.Mode().IsRegular() {
+				return fmt.Errorf("%s exists, and a trace might be lost with it: give another name for the copy", output)
+			}
 			r, _, closer, err := openWhole(args[0])
 			if err != nil {
 				return err
