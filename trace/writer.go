@@ -149,6 +149,7 @@ func NewWriter(w io.Writer, h *Header, opts Options) (*Writer, error) {
 
 func (w *Writer) work() {
 	defer close(w.stopped)
+	w.sink.zstd.EncodeAll(make([]byte, 4<<10), nil) // makes its tables now, beside the run, and not when somebody waits for Close
 	for job := range w.jobs {
 		job()
 	}

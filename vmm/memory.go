@@ -97,16 +97,4 @@ func (m *memory) uint64At(gpa uint64) (uint64, bool) {
 	return binary.LittleEndian.Uint64(p), true
 }
 
-// pages calls visit for every page of RAM in ascending order.
-func (m *memory) pages(visit func(gpa uint64, page []byte) error) error {
-	for _, r := range m.ranges {
-		for off := 0; off < len(r.Host); off += pageSize {
-			if err := visit(r.GPA+uint64(off), r.Host[off:off+pageSize]); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
 var zeroPage [pageSize]byte

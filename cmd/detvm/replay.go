@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"os"
@@ -73,10 +75,7 @@ func (f *replayFlags) config(h *trace.Header, stderr io.Writer) (rc vmm.ReplayCo
 	if f.reseed {
 		rc.Seed = &f.seed
 	}
-	if rc.Kernel, err = f.kernelFor(h); err != nil {
-		return rc, cleanup, err
-	}
-	if rc.Initramfs, err = f.initramfsFor(h); err != nil {
+	if err = f.bootFiles(h, &rc); err != nil {
 		return rc, cleanup, err
 	}
 	if f.image != "" {
@@ -101,11 +100,24 @@ func (f *replayFlags) config(h *trace.Header, stderr io.Writer) (rc vmm.ReplayCo
 	return rc, cleanup, nil
 }
 
-// recorded reports whether p is the input with this role.
-func recorded(h *trace.Header, role string, p []byte) bool {
+// bootFiles sets kernel and initramfs, both at the same time, as for a run.
+func (f *replayFlags) bootFiles(h *trace.Header, rc *vmm.ReplayConfig) error {
+	loaded := make(chan error, 1)
+	go func() {
+		var err error
+		rc.Initramfs, err = f.initramfsFor(h)
+		loaded <- err
+	}()
+	var err error
+	rc.Kernel, err = f.kernelFor(h)
+	return cmp.Or(err, <-loaded)
+}
+
+// recorded reports whether the input with this role has the SHA-256 sum.
+func recorded(h *trace.Header, role string, sum [sha256.Size]byte) bool {
 	for _, in := range h.Inputs {
 		if in.Role == role {
-			return trace.NewDigest(trace.SHA256, p) == in.Digest
+			return trace.DigestOf(trace.SHA256, sum[:]) == in.Digest
 		}
 	}
 	return false
@@ -115,7 +127,7 @@ func (f *replayFlags) kernelFor(h *trace.Header) ([]byte, error) {
 	if f.kernel != "" {
 		return os.ReadFile(f.kernel)
 	}
-	if k, err := builtinKernel(); err == nil && recorded(h, "kernel", k.Image) {
+	if k, err := images.GuestKernel(); err == nil && recorded(h, "kernel", k.SHA256) {
 		return k.Image, nil
 	}
 	return nil, nil // the trace may store it
@@ -126,7 +138,7 @@ func (f *replayFlags) initramfsFor(h *trace.Header) ([]byte, error) {
 		return os.ReadFile(f.initramfs)
 	}
 	for _, builtin := range []func() (*images.Initramfs, error){images.DefaultInitramfs, images.BaseInitramfs} {
-		if a, err := builtin(); err == nil && recorded(h, "initramfs", a.Bytes) {
+		if a, err := builtin(); err == nil && recorded(h, "initramfs", a.SHA256) {
 			return a.Bytes, nil
 		}
 	}
