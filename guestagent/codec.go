@@ -249,12 +249,6 @@ func (m *Failed) check() string {
 	return checkText(m.Stage, m.Message)
 }
 
-func (m *Log) append(b []byte) []byte { return appendString(b, m.Text) }
-
-func (m *Log) parse(p *parser) { m.Text = p.string() }
-
-func (m *Log) check() string { return checkText(m.Text) }
-
 func checkText(texts ...string) string {
 	for _, s := range texts {
 		if len(s) > MaxText {
@@ -282,7 +276,7 @@ func (m *Start) append(b []byte) []byte {
 		b = appendString(b, d.Path)
 		b = appendBool(b, d.ReadOnly)
 	}
-	return appendBool(b, m.Verbose)
+	return b
 }
 
 func (m *Start) parse(p *parser) {
@@ -298,7 +292,6 @@ func (m *Start) parse(p *parser) {
 			m.Disks[i] = Disk{p.u8(), p.string(), p.bool()}
 		}
 	}
-	m.Verbose = p.bool()
 }
 
 func (m *Start) check() string {

@@ -34,7 +34,7 @@
 //
 // Up to READY nothing that the guest does depends on the command, the time, the seed or the image: the machine may
 // take its boot snapshot there. FAILED takes the place of STARTED (the command could not be started) or of EXITED (the
-// agent met an error of its own). LOG may come at any time after READY.
+// agent met an error of its own).
 //
 // The guest is not trusted. The machine reads its messages through a [Session], which bounds memory, refuses frames
 // that the agent has no business sending, and refuses messages out of turn.
@@ -51,7 +51,7 @@ const (
 
 // Version is the version of the protocol that this package speaks; [Ready] carries the agent's. Versions are not
 // negotiated: agent and machine come from one build, and a mismatch is an error.
-const Version = 1
+const Version = 2
 
 // Bounds. A frame that exceeds them is refused by the encoder and by the decoder.
 const (
@@ -59,7 +59,7 @@ const (
 	MaxGuestFrame = 16 << 10
 	// MaxHostFrame bounds a frame that the machine sends, header included: arguments and environment must fit.
 	MaxHostFrame = 2 << 20
-	// MaxText bounds the text of a Log or Failed message, in bytes.
+	// MaxText bounds the text of a Failed message, in bytes.
 	MaxText = 8 << 10
 	// MaxList bounds the number of arguments, and of environment entries.
 	MaxList = 64 << 10

@@ -10,7 +10,6 @@ const (
 	TypeStdinWanted Type = 0x03
 	TypeExited      Type = 0x04
 	TypeFailed      Type = 0x05
-	TypeLog         Type = 0x06
 
 	TypeStart   Type = 0x81
 	TypeStdin   Type = 0x82
@@ -23,7 +22,7 @@ var typeNames = [...]struct {
 	name string
 }{
 	{TypeReady, "READY"}, {TypeStarted, "STARTED"}, {TypeStdinWanted, "STDIN_WANTED"},
-	{TypeExited, "EXITED"}, {TypeFailed, "FAILED"}, {TypeLog, "LOG"},
+	{TypeExited, "EXITED"}, {TypeFailed, "FAILED"},
 	{TypeStart, "START"}, {TypeStdin, "STDIN"}, {TypeSignal, "SIGNAL"}, {TypeWinsize, "WINSIZE"},
 }
 
@@ -103,11 +102,6 @@ type Failed struct {
 // Error makes *Failed an error.
 func (m *Failed) Error() string { return m.Message }
 
-// Log is a line for people: sent when [Start] asked for it, and for warnings.
-type Log struct {
-	Text string
-}
-
 // StdinMode says what the command's standard input is.
 type StdinMode uint8
 
@@ -158,8 +152,6 @@ type Start struct {
 	Root       RootKind
 	RootDevice uint8 // for RootBlock: as Disk.Device
 	Disks      []Disk
-
-	Verbose bool // send Log messages
 }
 
 // Stdin says that N bytes follow on [PortStdin], and whether they are the last. It answers [StdinWanted], with 1 to
@@ -194,9 +186,6 @@ func (*Exited) Type() Type { return TypeExited }
 // Type returns TypeFailed.
 func (*Failed) Type() Type { return TypeFailed }
 
-// Type returns TypeLog.
-func (*Log) Type() Type { return TypeLog }
-
 // Type returns TypeStart.
 func (*Start) Type() Type { return TypeStart }
 
@@ -222,8 +211,6 @@ func newMessage(t Type) Message {
 		return new(Exited)
 	case TypeFailed:
 		return new(Failed)
-	case TypeLog:
-		return new(Log)
 	case TypeStart:
 		return new(Start)
 	case TypeStdin:

@@ -18,11 +18,10 @@ func samples() []Message {
 		&StdinWanted{N: 4096},
 		&Exited{Code: 3, UserTime: 1, SystemTime: 2, MaxRSS: 1 << 20},
 		&Failed{Stage: "exec", Errno: 2, Message: "no such command", ExitCode: ExitNotFound},
-		&Log{Text: "hello"},
 		&Start{
 			Argv: []string{"sh", "-c", "echo hi"}, Env: []string{"A=b", "C="}, Cwd: "/", User: "nobody:1", Hostname: "h",
 			WallClock: 1_700_000_000_000_000_000, Seed: [SeedSize]byte{1, 2, 63: 9}, Stdin: StdinTTY, Rows: 24, Cols: 80,
-			Root: RootBlock, RootDevice: 1, Disks: []Disk{{Device: 2, Path: "/data", ReadOnly: true}}, Verbose: true,
+			Root: RootBlock, RootDevice: 1, Disks: []Disk{{Device: 2, Path: "/data", ReadOnly: true}},
 		},
 		&Stdin{N: 10, EOF: true},
 		&Signal{Number: 15},
@@ -88,7 +87,7 @@ func TestEncoderRefusesWhatIsOutOfBounds(t *testing.T) {
 		"signal 0":               &Signal{},
 		"code and signal":        &Exited{Code: 1, Signal: 9},
 		"failed with exit code":  &Failed{ExitCode: 1},
-		"log too long":           &Log{Text: strings.Repeat("a", MaxText+1)},
+		"failure too long":       &Failed{Message: strings.Repeat("a", MaxText+1), ExitCode: ExitAgentError},
 		"process ID 0":           &Started{},
 		"stdin wanted, no bytes": &StdinWanted{},
 	} {
@@ -201,8 +200,7 @@ func TestSessionRefusesMessagesOutOfTurn(t *testing.T) {
 		"STARTED before START":  {ready, &Started{PID: 1}},
 		"FAILED before START":   {ready, &Failed{ExitCode: 125}},
 		"stdin before START":    {ready, &StdinWanted{N: 1}},
-		"LOG before READY":      {&Log{}},
-		"anything after EXITED": {ready, nil, &Started{PID: 1}, &Exited{}, &Log{}},
+		"anything after EXITED": {ready, nil, &Started{PID: 1}, &Exited{}, &Failed{ExitCode: 125}},
 		"two STDIN_WANTED":      {ready, nil, &StdinWanted{N: 1}, &StdinWanted{N: 1}},
 	} {
 		s := NewSession()
@@ -230,7 +228,6 @@ func TestAnyStartSurvivesTheWire(t *testing.T) {
 			WallClock: rapid.Int64Min(0).Draw(t, "clock"),
 			Stdin:     StdinMode(rapid.IntRange(0, 2).Draw(t, "stdin")),
 			Rows:      rapid.Uint16().Draw(t, "rows"),
-			Verbose:   rapid.Bool().Draw(t, "verbose"),
 		}
 		for range rapid.IntRange(0, MaxDisks).Draw(t, "disks") {
 			m.Disks = append(m.Disks, Disk{uint8(rapid.IntRange(0, maxDevice).Draw(t, "device")), "/" + text.Draw(t, "path"), rapid.Bool().Draw(t, "ro")})

@@ -101,8 +101,6 @@ func (s *Session) receive(m Message) error {
 	case *Failed:
 		legal = s.running()
 		s.state = StateEnded
-	case *Log:
-		legal = s.state == StateReady || s.running()
 	}
 	if !legal {
 		return &ProtocolError{m.Type(), "out of turn"}

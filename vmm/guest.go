@@ -40,8 +40,6 @@ func (m *Machine) agentMessage(msg guestagent.Message) {
 		m.endWith(OutcomeExited, msg.ExitCode(), "")
 	case *guestagent.Failed:
 		m.endWith(OutcomeExited, int(msg.ExitCode), msg.Message)
-	case *guestagent.Log:
-		m.verbose("agent: " + msg.Text)
 	}
 }
 

@@ -99,13 +99,6 @@ func (a *agent) fail(err error) {
 	a.send(f)
 }
 
-// log sends a LOG message if START asked for them.
-func (a *agent) log(text string) {
-	if a.start.Verbose {
-		a.send(&guestagent.Log{Text: text[:min(len(text), guestagent.MaxText)]})
-	}
-}
-
 func writeAll(fd int, b []byte) error {
 	for len(b) > 0 {
 		n, err := unix.Write(fd, b)

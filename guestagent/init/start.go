@@ -28,7 +28,6 @@ func (a *agent) run() error {
 		if err := enterRoot(blockDevice(s.RootDevice)); err != nil {
 			return err
 		}
-		a.log("root image mounted")
 	}
 	for _, d := range s.Disks {
 		if err := a.mountDisk(d); err != nil {
