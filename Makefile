@@ -5,7 +5,7 @@ BIN     := bin/detvm
 CACHE   ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/detvm
 FUZZTIME ?= 2s
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
-EMBEDDED := images/embedded/base.cpio images/embedded/default.cpio.zst
+EMBEDDED := images/embedded/base.cpio.zst images/embedded/default.cpio.zst
 
 .PHONY: help build test lint demo bench kernel kernel-check fuzz fuzz-cpu debian-image debian-kernel clean
 help: ## list the targets
@@ -53,4 +53,4 @@ debian-image: build debian-kernel ## build the Debian root file system that the 
 	$(BIN) image build -o $(CACHE)/debian.img $(CACHE)/debian.tar
 
 clean: ## remove what was built
-	rm -rf bin images/embedded/init $(EMBEDDED)
+	rm -rf bin images/embedded/*.zst images/embedded/*.sha256

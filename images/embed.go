@@ -3,9 +3,11 @@ package images
 import (
 	"crypto/sha256"
 	"embed"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -18,47 +20,67 @@ var embedded embed.FS
 // ErrNotBuilt says that the binary was linked before `make build` made the embedded archives.
 var ErrNotBuilt = errors.New("not built into this binary: run `make build`")
 
-// maxInitramfs bounds the size of an embedded archive after decompression, in bytes.
-const maxInitramfs = 256 << 20
+// maxEmbedded bounds the size of an embedded file after decompression, in bytes.
+const maxEmbedded = 256 << 20
 
-// Initramfs is an archive that the guest kernel unpacks at boot. Nobody may change Bytes.
-type Initramfs struct {
-	Name   string // "base" or "default"
-	Bytes  []byte // uncompressed cpio, format newc
-	SHA256 [sha256.Size]byte
+// File is a file inside this binary. Its size and digest are known without decompressing it.
+type File struct {
+	Name   string
+	Size   uint64            // uncompressed, bytes
+	SHA256 [sha256.Size]byte // of the uncompressed bytes, as it was committed or built
+
+	compressed []byte
 }
 
-// BaseInitramfs returns the archive with the agent alone, to boot a root image with. It fails with [ErrNotBuilt] when
-// the binary was not made by `make build`. Safe for concurrent use.
-func BaseInitramfs() (*Initramfs, error) { return loadInitramfs("base", "embedded/base.cpio", false) }
-
-// DefaultInitramfs returns the archive with the agent and the default userland, to run commands without an image. It
-// fails with [ErrNotBuilt] when the binary was not made by `make build`. Safe for concurrent use.
-func DefaultInitramfs() (*Initramfs, error) {
-	return loadInitramfs("default", "embedded/default.cpio.zst", true)
-}
-
-func loadInitramfs(name, path string, compressed bool) (*Initramfs, error) {
-	b, err := embedded.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s initramfs: %w", name, ErrNotBuilt)
+// newFile describes a compressed file whose digest stands in hexadecimal.
+func newFile(name string, compressed []byte, sum string) (*File, error) {
+	f := &File{Name: name, compressed: compressed}
+	if n, err := hex.Decode(f.SHA256[:], []byte(sum)); err != nil || n != len(f.SHA256) {
+		return nil, fmt.Errorf("%s: %q is no SHA-256", name, sum)
 	}
+	var frame zstd.Header
+	if err := frame.Decode(compressed); err != nil {
+		return nil, fmt.Errorf("%s: read the zstd frame: %w", name, err)
+	}
+	if !frame.HasFCS || frame.FrameContentSize > maxEmbedded {
+		return nil, fmt.Errorf("%s: the zstd frame has to tell a size of at most %d bytes", name, maxEmbedded)
+	}
+	f.Size = frame.FrameContentSize
+	return f, nil
+}
+
+// Load decompresses the file. Each call does so anew, so that a machine that has loaded it can let it go. That the bytes have the digest is for the
+// caller to check: a machine does for what it boots.
+func (f *File) Load() ([]byte, error) {
+	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxEmbedded))
 	if err != nil {
-		return nil, fmt.Errorf("%s initramfs: %w", name, err)
-	}
-	if compressed {
-		if b, err = unzstd(b); err != nil {
-			return nil, fmt.Errorf("%s initramfs: %w", name, err)
-		}
-	}
-	return &Initramfs{Name: name, Bytes: b, SHA256: sha256.Sum256(b)}, nil
-}
-
-func unzstd(b []byte) ([]byte, error) {
-	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxInitramfs))
-	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("decompress %s: %w", f.Name, err)
 	}
 	defer d.Close()
-	return d.DecodeAll(b, nil)
+	b, err := d.DecodeAll(f.compressed, make([]byte, 0, f.Size))
+	if err != nil {
+		return nil, fmt.Errorf("decompress %s: %w", f.Name, err)
+	}
+	return b, nil
+}
+
+// BaseInitramfs returns the initramfs (uncompressed cpio, format newc) with the agent alone, to boot a root image with. It fails with [ErrNotBuilt] when
+// the binary was not made by `make build`. Safe for concurrent use.
+func BaseInitramfs() (*File, error) { return builtFile("base.cpio") }
+
+// DefaultInitramfs returns the initramfs with the agent and the default userland, to run commands without an image. It fails with [ErrNotBuilt] when the
+// binary was not made by `make build`. Safe for concurrent use.
+func DefaultInitramfs() (*File, error) { return builtFile("default.cpio") }
+
+// builtFile finds what `make build` left: the compressed file and its digest.
+func builtFile(name string) (*File, error) {
+	b, err := embedded.ReadFile("embedded/" + name + ".zst")
+	sum, errSum := embedded.ReadFile("embedded/" + name + ".sha256")
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(errSum, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w", name, ErrNotBuilt)
+	}
+	if err := errors.Join(err, errSum); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return newFile(name, b, strings.TrimSpace(string(sum)))
 }

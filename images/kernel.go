@@ -1,7 +1,6 @@
 package images
 
 import (
-	"crypto/sha256"
 	_ "embed"
 	"encoding/json"
 	"fmt"
@@ -37,10 +36,9 @@ var kernelSymbols []byte
 //go:embed kernel/SHA256SUMS
 var kernelSums string
 
-// Kernel is the guest kernel. Nobody may change Image.
+// Kernel is the guest kernel: an ELF vmlinux and what is known about it.
 type Kernel struct {
-	Image   []byte // ELF vmlinux
-	SHA256  [sha256.Size]byte
+	*File
 	Symbols KernelSymbols
 }
 
@@ -55,10 +53,9 @@ type KernelSymbols struct {
 	Text, TextEnd uint64
 }
 
-// GuestKernel returns the embedded guest kernel after comparing it with the committed checksum. Each call decompresses it anew, so that a machine that has
-// loaded it can let it go.
+// GuestKernel returns the embedded guest kernel.
 func GuestKernel() (*Kernel, error) {
-	b, sum, err := checkedKernelFile("vmlinux", kernelELF)
+	f, err := kernelFile("vmlinux", kernelELF)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +63,7 @@ func GuestKernel() (*Kernel, error) {
 	if err != nil {
 		return nil, fmt.Errorf("guest kernel: %w", err)
 	}
-	return &Kernel{Image: b, SHA256: sum, Symbols: s}, nil
+	return &Kernel{f, s}, nil
 }
 
 // KernelFunctions knows the functions of the embedded guest kernel by address.
@@ -76,9 +73,13 @@ type KernelFunctions struct {
 }
 
 var guestKernelFunctions = sync.OnceValues(func() (*KernelFunctions, error) {
-	m, _, err := checkedKernelFile("System.map", kernelMap)
+	file, err := kernelFile("System.map", kernelMap)
 	if err != nil {
 		return nil, err
+	}
+	m, err := file.Load()
+	if err != nil {
+		return nil, fmt.Errorf("guest kernel: %w", err)
 	}
 	f, err := parseSystemMap(string(m))
 	if err != nil {
@@ -110,18 +111,14 @@ func (f *KernelFunctions) Address(name string) (addr uint64, ok bool) {
 	return 0, false
 }
 
-func checkedKernelFile(name string, compressed []byte) ([]byte, [sha256.Size]byte, error) {
-	var sum [sha256.Size]byte
-	b, err := unzstd(compressed)
+// kernelFile is one of the files that images/kernel/build.sh makes, with its committed digest.
+func kernelFile(name string, compressed []byte) (*File, error) {
+	sum, _ := committedSum(kernelSums, name)
+	f, err := newFile(name, compressed, sum)
 	if err != nil {
-		return nil, sum, fmt.Errorf("guest kernel: decompress %s: %w", name, err)
+		return nil, fmt.Errorf("guest kernel: %w", err)
 	}
-	sum = sha256.Sum256(b)
-	want, ok := committedSum(kernelSums, name)
-	if got := fmt.Sprintf("%x", sum); !ok || got != want {
-		return nil, sum, fmt.Errorf("guest kernel: %s has sha256 %s, committed is %q", name, got, want)
-	}
-	return b, sum, nil
+	return f, nil
 }
 
 // committedSum finds the line of a sha256sum(1) listing that is about name.

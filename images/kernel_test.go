@@ -11,7 +11,7 @@ func TestGuestKernelIsAnELFForTheMachine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := elf.NewFile(bytes.NewReader(k.Image))
+	f, err := elf.NewFile(bytes.NewReader(checkedLoad(t, k.File)))
 	if err != nil {
 		t.Fatal(err)
 	}

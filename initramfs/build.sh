@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds what the binary embeds: base.cpio and default.cpio.zst in images/embedded.
+# Builds what the binary embeds: base.cpio and default.cpio in images/embedded, each compressed (.zst) and with its digest (.sha256).
 # Usage: initramfs/build.sh [OUTPUT-DIRECTORY]
 #
 # The parts (agent, userland) are left in initramfs/.build. The userland, which takes a minute, is rebuilt only when its
@@ -21,4 +21,4 @@ fi
 
 go build -o "$parts/mkinitramfs" ./initramfs/cmd/mkinitramfs
 "$parts/mkinitramfs" -agent "$parts/init" -o "$out/base.cpio"
-"$parts/mkinitramfs" -agent "$parts/init" -userland "$parts/userland" -commands "$parts/commands" -o "$out/default.cpio.zst"
+"$parts/mkinitramfs" -agent "$parts/init" -userland "$parts/userland" -commands "$parts/commands" -o "$out/default.cpio"

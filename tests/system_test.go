@@ -476,11 +476,13 @@ func nothing(ts *testscript.TestScript, neg bool, args []string) {
 func kernels(ts *testscript.TestScript, neg bool, args []string) {
 	k, err := images.GuestKernel()
 	ts.Check(err)
-	other := bytes.ReplaceAll(k.Image, []byte("Linux version 6.1."), []byte("Linux version 6.x."))
-	if bytes.Equal(k.Image, other) {
+	image, err := k.Load()
+	ts.Check(err)
+	other := bytes.ReplaceAll(image, []byte("Linux version 6.1."), []byte("Linux version 6.x."))
+	if bytes.Equal(image, other) {
 		ts.Fatalf("the kernel does not say its version")
 	}
-	ts.Check(os.WriteFile(ts.MkAbs(args[0]), k.Image, 0o644))
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), image, 0o644))
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), other, 0o644))
 }
 
@@ -545,7 +547,9 @@ func makeInitramfs(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: initramfs FILE name…")
 	}
-	userland, err := images.DefaultInitramfs()
+	archive, err := images.DefaultInitramfs()
+	ts.Check(err)
+	userland, err := archive.Load()
 	ts.Check(err)
 	var records []cpio.Record
 	for _, name := range args[1:] {
@@ -553,5 +557,5 @@ func makeInitramfs(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	files, err := initramfs.Bytes(records)
 	ts.Check(err)
-	ts.Check(os.WriteFile(ts.MkAbs(args[0]), slices.Concat(userland.Bytes, files), 0o644))
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), slices.Concat(userland, files), 0o644))
 }

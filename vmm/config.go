@@ -61,7 +61,7 @@ type Limits struct {
 
 // Kernel is a guest kernel with what is known about it.
 type Kernel struct {
-	Image   []byte // ELF vmlinux or bzImage
+	Image   Blob   // ELF vmlinux or bzImage
 	Cmdline string // the kernel's own parameters; the machine adds its devices
 	Layout  KernelLayout
 }
@@ -74,7 +74,7 @@ type Config struct {
 	Memory    uint64     // bytes of RAM, a multiple of 4096
 	TimeScale float64    // 0 is 1: see docs/machine.md, "Time"
 	Kernel    Kernel
-	Initramfs []byte
+	Initramfs Blob
 
 	Root *Disk // the root file system; nil is the initramfs itself
 	Data *Disk // a writable data disk, mounted at DataPath
@@ -246,7 +246,7 @@ func (c Config) withDefaults() (Config, error) {
 		return c, usagef("no command given")
 	case c.Start.Unix() < 0 || c.Start.Year() > 2200:
 		return c, usagef("start time %s: want one between 1970 and 2200", c.Start.Format(time.RFC3339))
-	case len(c.Kernel.Image) == 0 || len(c.Initramfs) == 0:
+	case c.Kernel.Image.Size == 0 || c.Initramfs.Size == 0:
 		return c, errors.New("no kernel or initramfs given")
 	}
 	return c, nil

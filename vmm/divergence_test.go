@@ -42,7 +42,7 @@ func TestAnInterruptOneInstructionLateIsFound(t *testing.T) {
 	}
 	var file bytes.Buffer
 	c := Config{
-		Engine: EngineSoft, Kernel: Kernel{Image: kernel.Image, Cmdline: images.KernelCommandLine}, Initramfs: archive.Bytes,
+		Engine: EngineSoft, Kernel: Kernel{Image: embedded(kernel.File), Cmdline: images.KernelCommandLine}, Initramfs: embedded(archive),
 		Command: Command{Args: []string{"sh", "-c", "sleep 1; echo hi"}},
 		Record:  &Recording{W: &file},
 	}
@@ -55,7 +55,7 @@ func TestAnInterruptOneInstructionLateIsFound(t *testing.T) {
 	}
 	perturbed := &late{skip: 10}
 	result, err := Replay(context.Background(), r, ReplayConfig{
-		Kernel: kernel.Image, Initramfs: archive.Bytes,
+		Kernel: c.Kernel.Image, Initramfs: embedded(archive),
 		perturb: func(cpu vcpu.CPU) vcpu.CPU {
 			perturbed.CPU = cpu
 			return perturbed

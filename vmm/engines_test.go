@@ -33,6 +33,11 @@ type engineRun struct {
 	trace  *trace.Reader
 }
 
+// embedded is a boot file of the images package.
+func embedded(f *images.File) Blob {
+	return Blob{Size: f.Size, Digest: f.SHA256, Load: f.Load}
+}
+
 // agreeConfig is the run that the engines are compared on.
 func agreeConfig(t *testing.T, engine, snapshots string) Config {
 	t.Helper()
@@ -48,10 +53,10 @@ func agreeConfig(t *testing.T, engine, snapshots string) Config {
 	return Config{
 		Engine: engine, Clock: vcpu.ClockExits, MatchKVM: true,
 		Kernel: Kernel{
-			Image: kernel.Image, Cmdline: images.KernelCommandLine,
+			Image: embedded(kernel.File), Cmdline: images.KernelCommandLine,
 			Layout: KernelLayout{CurrentTask: s.CurrentTask, CommOffset: s.CommOffset, TGIDOffset: s.TGIDOffset},
 		},
-		Initramfs: initramfs.Bytes, SnapshotDir: snapshots,
+		Initramfs: embedded(initramfs), SnapshotDir: snapshots,
 		Command: Command{Args: []string{"sh", "-c", agreeScript}},
 		// Many checkpoints: the state digest of the whole machine is compared at each.
 		CheckpointEvery: 50,

@@ -13,6 +13,11 @@ import (
 	"github.com/detvm/detvm/vmm"
 )
 
+// embedded is a boot file of the images package: loaded when a machine boots.
+func embedded(f *images.File) vmm.Blob {
+	return vmm.Blob{Size: f.Size, Digest: f.SHA256, Load: f.Load}
+}
+
 // builtin is a configuration with the built-in kernel and userland on the software engine.
 func builtin(args ...string) vmm.Config {
 	kernel, err := images.GuestKernel()
@@ -25,9 +30,9 @@ func builtin(args ...string) vmm.Config {
 	}
 	return vmm.Config{
 		Engine: vmm.EngineSoft,
-		Kernel: vmm.Kernel{Image: kernel.Image, Cmdline: images.KernelCommandLine, Layout: vmm.KernelLayout{
+		Kernel: vmm.Kernel{Image: embedded(kernel.File), Cmdline: images.KernelCommandLine, Layout: vmm.KernelLayout{
 			CurrentTask: kernel.Symbols.CurrentTask, CommOffset: kernel.Symbols.CommOffset, TGIDOffset: kernel.Symbols.TGIDOffset}},
-		Initramfs: archive.Bytes,
+		Initramfs: embedded(archive),
 		Command:   vmm.Command{Args: args},
 	}
 }

@@ -58,7 +58,7 @@ type Machine struct {
 	// parts is everything that snapshots and state digests cover, in a fixed order.
 	parts []part
 
-	kernelDigest, initramfsDigest Digest
+	kernel, initramfs []byte // from loadBootFiles until they are in guest RAM
 
 	vt        virtualTime
 	now       uint64 // virtual time at count
@@ -141,7 +141,6 @@ func New(c Config) (*Machine, error) {
 	m.start = c.startMessage()
 	m.session = guestagent.NewSession()
 	m.task.layout = c.Kernel.Layout
-	m.kernelDigest, m.initramfsDigest = sha256.Sum256(c.Kernel.Image), sha256.Sum256(c.Initramfs)
 	if m.mem, err = newMemory(c.Memory); err != nil {
 		return nil, &UsageError{err}
 	}
@@ -281,8 +280,10 @@ func (m *Machine) Run(ctx context.Context) (*Result, error) {
 	if err := m.bootOrRestore(); err != nil {
 		return nil, err
 	}
-	m.config.Kernel.Image, m.config.Initramfs = nil, nil // they are in guest RAM now
-	debug.FreeOSMemory()                                 // tens of megabytes
+	if m.kernel != nil {
+		m.kernel, m.initramfs = nil, nil // they are in guest RAM now
+		debug.FreeOSMemory()             // tens of megabytes
+	}
 	if m.config.Terminal && !m.replaying && m.config.Stdin != nil {
 		go m.outside.pumpTerminal() // ends with the process: a read from a terminal cannot be interrupted
 	}
@@ -319,7 +320,10 @@ func (m *Machine) bootOrRestore() error {
 
 // loadGuest places kernel and initramfs and sets the processor to the kernel's entry.
 func (m *Machine) loadGuest() error {
-	state, err := m.mem.load(m.config.Kernel.Image, m.config.Initramfs, m.cmdline())
+	if err := m.loadBootFiles(); err != nil {
+		return err
+	}
+	state, err := m.mem.load(m.kernel, m.initramfs, m.cmdline())
 	if err != nil {
 		return err
 	}

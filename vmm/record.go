@@ -80,8 +80,8 @@ func (m *Machine) traceHeader() *trace.Header {
 	in := func(role, name string, size uint64, digest trace.Digest) {
 		h.Inputs = append(h.Inputs, trace.Input{Role: role, Name: name, Size: size, Digest: digest})
 	}
-	in(roleKernel, "", uint64(len(c.Kernel.Image)), trace.DigestOf(trace.SHA256, m.kernelDigest[:]))
-	in(roleInitramfs, "", uint64(len(c.Initramfs)), trace.DigestOf(trace.SHA256, m.initramfsDigest[:]))
+	in(roleKernel, "", c.Kernel.Image.Size, trace.DigestOf(trace.SHA256, c.Kernel.Image.Digest[:]))
+	in(roleInitramfs, "", c.Initramfs.Size, trace.DigestOf(trace.SHA256, c.Initramfs.Digest[:]))
 	for _, d := range []struct {
 		role string
 		disk *Disk
@@ -133,7 +133,10 @@ func (m *Machine) startRecording() error {
 	if !r.SelfContained {
 		return nil
 	}
-	for i, p := range [][]byte{m.config.Kernel.Image, m.config.Initramfs} {
+	if err := m.loadBootFiles(); err != nil {
+		return err
+	}
+	for i, p := range [][]byte{m.kernel, m.initramfs} {
 		if err := w.AddBlob(i, 0, p); errors.Is(err, trace.ErrSizeLimit) {
 			return usagef("--max-trace-size has no room for the kernel and the initramfs of a self-contained trace")
 		} else if err != nil {

@@ -16,8 +16,8 @@ import (
 // ReplayConfig says how to replay a trace. What the trace stores itself (--self-contained) need not be given.
 type ReplayConfig struct {
 	Engine          string // EngineAuto when empty: any that can count the trace's clock
-	Kernel          []byte // checked against the trace's digest
-	Initramfs       []byte
+	Kernel          Blob   // its digest is compared with the trace's
+	Initramfs       Blob
 	Root, Data      *Disk
 	Stdout, Stderr  io.Writer // nil drops the output
 	SnapshotDir     string
@@ -199,25 +199,34 @@ func (c *Config) replayInputs(r *trace.Reader, rc *ReplayConfig) error {
 // maxStoredBlob bounds a kernel or initramfs that is read out of a trace.
 const maxStoredBlob = 1 << 30
 
-func replayBlob(r *trace.Reader, i int, in trace.Input, given []byte, mismatch bool) ([]byte, error) {
-	if given != nil {
-		return given, matches(in, trace.NewDigest(trace.SHA256, given), mismatch)
+func replayBlob(r *trace.Reader, i int, in trace.Input, given Blob, mismatch bool) (Blob, error) {
+	if given.Size > 0 {
+		return given, matches(in, trace.DigestOf(trace.SHA256, given.Digest[:]), mismatch)
 	}
 	stored, err := storedInput(r, i, in)
 	if err != nil {
-		return nil, err
+		return Blob{}, err
 	}
 	if in.Size > maxStoredBlob {
-		return nil, fmt.Errorf("%d bytes are too many", in.Size)
+		return Blob{}, fmt.Errorf("%d bytes are too many", in.Size)
 	}
-	p := make([]byte, in.Size)
-	if _, err := io.ReadFull(io.NewSectionReader(stored, 0, int64(in.Size)), p); err != nil {
-		return nil, fmt.Errorf("read it from the trace: %w", err)
+	digest, err := inputDigest(in)
+	return Blob{Size: in.Size, Digest: digest, Load: func() ([]byte, error) {
+		p := make([]byte, in.Size)
+		if _, err := io.ReadFull(io.NewSectionReader(stored, 0, int64(in.Size)), p); err != nil {
+			return nil, fmt.Errorf("read it from the trace: %w", err)
+		}
+		return p, nil
+	}}, err
+}
+
+// inputDigest is the digest of an input, which machines know by SHA-256.
+func inputDigest(in trace.Input) (Digest, error) {
+	sum, err := hex.DecodeString(in.Digest.Hex())
+	if err != nil || len(sum) != len(Digest{}) || in.Digest.Algorithm() != trace.SHA256 {
+		return Digest{}, fmt.Errorf("digest %s is not a SHA-256", in.Digest)
 	}
-	if trace.NewDigest(trace.SHA256, p) != in.Digest {
-		return nil, errors.New("the stored copy does not match its digest: run 'detvm verify'")
-	}
-	return p, nil
+	return Digest(sum), nil
 }
 
 // matches checks the digest of a given input.
@@ -236,13 +245,8 @@ func replayDisk(r *trace.Reader, i int, in trace.Input, given *Disk, mismatch bo
 	if err != nil {
 		return nil, err
 	}
-	d := &Disk{Name: in.Role + " in the trace", Base: stored, Size: in.Size, partial: true}
-	sum, err := hex.DecodeString(in.Digest.Hex())
-	if err != nil || len(sum) != len(d.Digest) {
-		return nil, fmt.Errorf("digest %s is not a SHA-256", in.Digest)
-	}
-	d.Digest = Digest(sum)
-	return d, nil
+	digest, err := inputDigest(in)
+	return &Disk{Name: in.Role + " in the trace", Base: stored, Size: in.Size, Digest: digest, partial: true}, err
 }
 
 // storedInput opens an input inside the trace, or says which file is missing.

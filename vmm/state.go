@@ -113,8 +113,8 @@ func (m *Machine) snapshotKey() (Digest, error) {
 	l := m.config.Kernel.Layout
 	fmt.Fprintf(h, "%s %s %s %s %s %d %d %d %d %d %s\x00", snapshotMagic, Version, MachineModel, m.config.Engine, m.config.Clock, m.config.Memory, m.vt.rate,
 		l.CurrentTask, l.CommOffset, l.TGIDOffset, m.cmdline())
-	h.Write(m.kernelDigest[:])
-	h.Write(m.initramfsDigest[:])
+	h.Write(m.config.Kernel.Image.Digest[:])
+	h.Write(m.config.Initramfs.Digest[:])
 	h.Write(m.cpuIdentity())
 	for _, d := range []*Disk{m.config.Root, m.config.Data} {
 		if d != nil {
@@ -250,7 +250,7 @@ func (m *Machine) finish() (*Result, error) {
 	r.Exits, r.Position = m.exits, m.count
 	r.Clock, r.Engine, r.MachineModel = m.caps.Clock, m.caps.Engine, MachineModel
 	r.Seed, r.StartTime, r.MemoryBytes = m.config.Seed, m.config.Start.Format(time.RFC3339Nano), m.config.Memory
-	r.KernelSHA256, r.InitramfsSHA256 = m.kernelDigest.String(), m.initramfsDigest.String()
+	r.KernelSHA256, r.InitramfsSHA256 = m.config.Kernel.Image.Digest.String(), m.config.Initramfs.Digest.String()
 	if m.config.Root != nil {
 		r.ImageSHA256 = m.config.Root.Digest.String()
 	}

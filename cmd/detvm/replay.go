@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"fmt"
 	"io"
@@ -75,7 +74,7 @@ func (f *replayFlags) config(h *trace.Header, stderr io.Writer) (rc vmm.ReplayCo
 	if f.reseed {
 		rc.Seed = &f.seed
 	}
-	if err = f.bootFiles(h, &rc); err != nil {
+	if err := f.bootFiles(h, &rc); err != nil {
 		return rc, cleanup, err
 	}
 	if f.image != "" {
@@ -100,19 +99,6 @@ func (f *replayFlags) config(h *trace.Header, stderr io.Writer) (rc vmm.ReplayCo
 	return rc, cleanup, nil
 }
 
-// bootFiles sets kernel and initramfs, both at the same time, as for a run.
-func (f *replayFlags) bootFiles(h *trace.Header, rc *vmm.ReplayConfig) error {
-	loaded := make(chan error, 1)
-	go func() {
-		var err error
-		rc.Initramfs, err = f.initramfsFor(h)
-		loaded <- err
-	}()
-	var err error
-	rc.Kernel, err = f.kernelFor(h)
-	return cmp.Or(err, <-loaded)
-}
-
 // recorded reports whether the input with this role has the SHA-256 sum.
 func recorded(h *trace.Header, role string, sum [sha256.Size]byte) bool {
 	for _, in := range h.Inputs {
@@ -123,26 +109,25 @@ func recorded(h *trace.Header, role string, sum [sha256.Size]byte) bool {
 	return false
 }
 
-func (f *replayFlags) kernelFor(h *trace.Header) ([]byte, error) {
+// bootFiles sets kernel and initramfs: those given, else those built in if they are the recorded ones. Otherwise the trace may store them.
+func (f *replayFlags) bootFiles(h *trace.Header, rc *vmm.ReplayConfig) (err error) {
 	if f.kernel != "" {
-		return os.ReadFile(f.kernel)
+		if rc.Kernel, err = fileBlob("kernel", f.kernel); err != nil {
+			return err
+		}
+	} else if k, err := images.GuestKernel(); err == nil && recorded(h, "kernel", k.SHA256) {
+		rc.Kernel = embeddedBlob(k.File)
 	}
-	if k, err := images.GuestKernel(); err == nil && recorded(h, "kernel", k.SHA256) {
-		return k.Image, nil
-	}
-	return nil, nil // the trace may store it
-}
-
-func (f *replayFlags) initramfsFor(h *trace.Header) ([]byte, error) {
 	if f.initramfs != "" {
-		return os.ReadFile(f.initramfs)
+		rc.Initramfs, err = fileBlob("initramfs", f.initramfs)
+		return err
 	}
-	for _, builtin := range []func() (*images.Initramfs, error){images.DefaultInitramfs, images.BaseInitramfs} {
+	for _, builtin := range []func() (*images.File, error){images.DefaultInitramfs, images.BaseInitramfs} {
 		if a, err := builtin(); err == nil && recorded(h, "initramfs", a.SHA256) {
-			return a.Bytes, nil
+			rc.Initramfs = embeddedBlob(a)
 		}
 	}
-	return nil, nil
+	return nil
 }
 
 // parseUntil parses --until: an event number (N or event:N), position:N, or a time (time:DURATION or a plain duration) of virtual time since machine start.

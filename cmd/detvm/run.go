@@ -109,7 +109,10 @@ func (f *machineFlags) config(args []string, stderr io.Writer) (c vmm.Config, cl
 		c.Serial = stderr
 		c.Log = func(s string) { fmt.Fprintln(stderr, "detvm:", s) }
 	}
-	if err := f.bootFiles(&c); err != nil {
+	if err := f.loadKernel(&c); err != nil {
+		return c, cleanup, err
+	}
+	if err := f.loadInitramfs(&c); err != nil {
 		return c, cleanup, err
 	}
 	if f.image != "" {
@@ -144,38 +147,23 @@ func (f *machineFlags) config(args []string, stderr io.Writer) (c vmm.Config, cl
 	return c, cleanup, nil
 }
 
-// bootFiles sets kernel and initramfs. Both are decompressed and hashed, so the two are done at the same time.
-func (f *machineFlags) bootFiles(c *vmm.Config) error {
-	loaded := make(chan error, 1)
-	go func() { loaded <- f.loadInitramfs(c) }()
-	err := f.loadKernel(c)
-	if initramfsErr := <-loaded; err == nil {
-		err = initramfsErr
-	}
-	return err
-}
-
 func (f *machineFlags) loadKernel(c *vmm.Config) (err error) {
 	if f.kernel != "" {
-		if c.Kernel.Image, err = os.ReadFile(f.kernel); err != nil {
-			return fmt.Errorf("read the kernel: %w", err)
-		}
 		c.Kernel.Cmdline = images.KernelCommandLine
-	} else if c.Kernel, err = builtinKernel(); err != nil {
-		return err
+		c.Kernel.Image, err = fileBlob("kernel", f.kernel)
+	} else {
+		c.Kernel, err = builtinKernel()
 	}
 	if f.append != "" {
 		c.Kernel.Cmdline += " " + f.append
 	}
-	return nil
+	return err
 }
 
 func (f *machineFlags) loadInitramfs(c *vmm.Config) (err error) {
 	if f.initramfs != "" {
-		if c.Initramfs, err = os.ReadFile(f.initramfs); err != nil {
-			return fmt.Errorf("read the initramfs: %w", err)
-		}
-		return nil
+		c.Initramfs, err = fileBlob("initramfs", f.initramfs)
+		return err
 	}
 	builtin := images.DefaultInitramfs
 	if f.image != "" {
@@ -185,7 +173,7 @@ func (f *machineFlags) loadInitramfs(c *vmm.Config) (err error) {
 	if err != nil {
 		return err
 	}
-	c.Initramfs = archive.Bytes
+	c.Initramfs = embeddedBlob(archive)
 	return nil
 }
 

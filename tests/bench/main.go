@@ -77,7 +77,11 @@ func (b *bench) prepare() error {
 	if err != nil {
 		return err
 	}
-	base, err := images.DefaultInitramfs()
+	archive, err := images.DefaultInitramfs()
+	if err != nil {
+		return err
+	}
+	base, err := archive.Load()
 	if err != nil {
 		return err
 	}
@@ -97,15 +101,19 @@ func (b *bench) prepare() error {
 		return err
 	}
 	b.initramfs = filepath.Join(b.dir, "initramfs.cpio")
-	if err := os.WriteFile(b.initramfs, append(bytes.Clone(base.Bytes), extra.Bytes()...), 0o600); err != nil {
+	if err := os.WriteFile(b.initramfs, append(base, extra.Bytes()...), 0o600); err != nil {
 		return err
 	}
 	k, err := images.GuestKernel()
 	if err != nil {
 		return err
 	}
+	vmlinux, err := k.Load()
+	if err != nil {
+		return err
+	}
 	b.kernel = filepath.Join(b.dir, "vmlinux")
-	return os.WriteFile(b.kernel, k.Image, 0o600)
+	return os.WriteFile(b.kernel, vmlinux, 0o600)
 }
 
 // result is what detvm's --json says that benchmarks need.

@@ -2,6 +2,7 @@
 package main
 
 import (
+	"crypto/sha256"
 	"flag"
 	"fmt"
 	"os"
@@ -15,7 +16,7 @@ func main() {
 	agent := flag.String("agent", "", "the agent program, which becomes /init")
 	userland := flag.String("userland", "", "the multi-call program of the default userland")
 	commands := flag.String("commands", "", "file that lists the userland's commands, one a line")
-	out := flag.String("o", "", "where to write; compressed when the name ends in .zst")
+	out := flag.String("o", "", "where to write: FILE.zst, compressed, and FILE.sha256, the digest of the uncompressed archive")
 	flag.Parse()
 	if err := run(*agent, *userland, *commands, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "mkinitramfs:", err)
@@ -48,12 +49,14 @@ func run(agent, userland, commands, out string) error {
 	if err != nil {
 		return err
 	}
-	if strings.HasSuffix(out, ".zst") {
-		if archive, err = compress(archive); err != nil {
-			return fmt.Errorf("compress: %w", err)
-		}
+	compressed, err := compress(archive)
+	if err != nil {
+		return fmt.Errorf("compress: %w", err)
 	}
-	return os.WriteFile(out, archive, 0o644)
+	if err := os.WriteFile(out+".zst", compressed, 0o644); err != nil {
+		return err
+	}
+	return os.WriteFile(out+".sha256", fmt.Appendf(nil, "%x\n", sha256.Sum256(archive)), 0o644)
 }
 
 func compress(b []byte) ([]byte, error) {
