@@ -128,9 +128,8 @@ type CPU interface {
 	// MemoryWritten tells the engine that the machine changed guest RAM [gpa, gpa+n) by itself (device DMA, the pvclock page), so that
 	// translations and decoded code derived from it are dropped. It also marks the pages dirty.
 	MemoryWritten(gpa, n uint64)
-	// TrackDirty starts (or stops) the dirty log. CollectDirty then calls visit for each 4 KiB page written since the last collection, in
-	// ascending order, and clears the log.
-	TrackDirty(on bool) error
+	// CollectDirty calls visit for each 4 KiB page that was written since the last collection (at first: since the engine was made), in ascending
+	// order. A page whose contents are the same as before may be among them.
 	CollectDirty(visit func(gpa uint64)) error
 
 	// Kick makes a running or the next Run return ReasonKick soon. Safe from any goroutine. It never changes guest state.

@@ -4,11 +4,10 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"runtime"
 	"sync"
-
-	"golang.org/x/sys/unix"
 )
 
 // Digest is a SHA-256 value.
@@ -21,44 +20,55 @@ func (d Digest) String() string { return fmt.Sprintf("%x", d[:]) }
 type memoryDigest struct {
 	mem   *memory
 	pages [][]byte // per range: the concatenated page digests
+	dirty [][]byte // scratch of update: pages to hash and, by turns, where their digests go
 }
 
 var zeroPageDigest = sha256.Sum256(zeroPage[:])
 
+// newMemoryDigest describes RAM that is all zeros.
 func newMemoryDigest(mem *memory) *memoryDigest {
 	d := &memoryDigest{mem: mem}
 	for _, r := range mem.ranges {
-		sums := make([]byte, len(r.Host)/pageSize*sha256.Size)
-		for i := 0; i < len(sums); i += sha256.Size {
-			copy(sums[i:], zeroPageDigest[:])
-		}
-		d.pages = append(d.pages, sums)
+		d.pages = append(d.pages, bytes.Repeat(zeroPageDigest[:], len(r.Host)/pageSize))
 	}
 	return d
 }
 
-// all rehashes every page, on all processors of the host: each page's digest has a place of its own.
-func (d *memoryDigest) all() {
-	workers := runtime.GOMAXPROCS(0)
-	var done sync.WaitGroup
-	for i, r := range d.mem.ranges {
-		share := (len(r.Host)/pageSize/workers + 1) * pageSize
-		for from := 0; from < len(r.Host); from += share {
-			pages, sums := r.Host[from:min(from+share, len(r.Host))], d.pages[i][from/pageSize*sha256.Size:]
-			done.Go(func() {
-				// Maps the pages that nobody has touched to the host's page of zeros in one go, not fault by fault.
-				_ = unix.Madvise(pages, unix.MADV_POPULATE_READ)
-				for off := 0; off < len(pages); off += pageSize {
-					hashPage(sums[off/pageSize*sha256.Size:], pages[off:off+pageSize])
-				}
-			})
-		}
-	}
-	done.Wait()
+// clear makes RAM all zeros.
+func (d *memoryDigest) clear() error {
+	d.pages = newMemoryDigest(d.mem).pages
+	return d.mem.clear()
 }
 
-// hashPage writes a page's digest to the beginning of sum.
-func hashPage(sum, page []byte) {
+// page returns the page at gpa, which is RAM, and where its digest is kept.
+func (d *memoryDigest) page(gpa uint64) (page, sum []byte) {
+	for i, r := range d.mem.ranges {
+		if off := gpa - r.GPA; gpa >= r.GPA && off < uint64(len(r.Host)) {
+			return r.Host[off : off+pageSize], d.pages[i][off/pageSize*sha256.Size:][:sha256.Size]
+		}
+	}
+	panic(fmt.Sprintf("vmm: page %#x is not RAM", gpa)) // a mistake of the engine
+}
+
+// update rehashes the pages that collect visits, on all processors of the host.
+func (d *memoryDigest) update(collect func(visit func(gpa uint64)) error) error {
+	d.dirty = d.dirty[:0]
+	if err := collect(func(gpa uint64) {
+		page, sum := d.page(gpa)
+		d.dirty = append(d.dirty, page, sum)
+	}); err != nil {
+		return fmt.Errorf("collect written pages: %w", err)
+	}
+	return inShares(len(d.dirty)/2, pageChunk, func(from, to int) error {
+		for i := from; i < to; i++ {
+			hashPage(d.dirty[2*i], d.dirty[2*i+1])
+		}
+		return nil
+	})
+}
+
+// hashPage writes a page's digest to sum.
+func hashPage(page, sum []byte) {
 	digest := zeroPageDigest
 	if !bytes.Equal(page, zeroPage[:]) {
 		digest = sha256.Sum256(page)
@@ -66,15 +76,17 @@ func hashPage(sum, page []byte) {
 	copy(sum, digest[:])
 }
 
-// page rehashes the page at gpa, which is RAM.
-func (d *memoryDigest) page(gpa uint64) {
-	for i, r := range d.mem.ranges {
-		off := gpa - r.GPA
-		if gpa < r.GPA || off >= uint64(len(r.Host)) {
-			continue
-		}
-		hashPage(d.pages[i][off/pageSize*sha256.Size:], r.Host[off:off+pageSize])
+// inShares lets every processor of the host do its share of the work items [0, n), of which grain are worth a goroutine, and joins the errors.
+func inShares(n, grain int, work func(from, to int) error) error {
+	workers := min(runtime.GOMAXPROCS(0), n/grain+1)
+	errs := make([]error, workers)
+	var done sync.WaitGroup
+	for i := range workers - 1 {
+		done.Go(func() { errs[i] = work(n*i/workers, n*(i+1)/workers) })
 	}
+	errs[workers-1] = work(n*(workers-1)/workers, n)
+	done.Wait()
+	return errors.Join(errs...)
 }
 
 // root is the digest of all RAM: SHA-256 over each range's address, length and page digests.

@@ -83,8 +83,8 @@ type Machine struct {
 	deferred  []trace.Event // events that happened inside a device, after the exit that caused them
 	boot      *bootLog      // collects the events until READY
 	task      taskReader
-	digest    *memoryDigest // nil until the first digest
-	nextMark  uint64        // position from which the next checkpoint is due
+	digest    *memoryDigest
+	nextMark  uint64 // position from which the next checkpoint is due
 	outside   *outside
 	ctx       context.Context
 
@@ -144,6 +144,7 @@ func New(c Config) (*Machine, error) {
 	if m.mem, err = newMemory(c.Memory); err != nil {
 		return nil, &UsageError{err}
 	}
+	m.digest = newMemoryDigest(m.mem)
 	if err := m.assemble(); err != nil {
 		m.Close()
 		return nil, err

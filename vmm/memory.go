@@ -55,6 +55,16 @@ func (m *memory) close() {
 	m.ranges = nil
 }
 
+// clear makes all RAM zeros again, as it was at first.
+func (m *memory) clear() error {
+	for _, r := range m.ranges {
+		if err := unix.Madvise(r.Host, unix.MADV_DONTNEED); err != nil {
+			return fmt.Errorf("clear guest memory: %w", err)
+		}
+	}
+	return nil
+}
+
 // size is the amount of RAM in bytes.
 func (m *memory) size() uint64 {
 	var n uint64

@@ -3,6 +3,7 @@ package vmm
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -19,6 +20,17 @@ func testMemory(t testing.TB) *memory {
 	return m
 }
 
+// digestOf hashes all of RAM anew.
+func digestOf(mem *memory) *memoryDigest {
+	d := newMemoryDigest(mem)
+	for _, r := range mem.ranges {
+		for off := uint64(0); off < uint64(len(r.Host)); off += pageSize {
+			hashPage(d.page(r.GPA + off))
+		}
+	}
+	return d
+}
+
 func storedSnapshot(t testing.TB) (dir string, key Digest, mem *memory) {
 	t.Helper()
 	mem, dir, key = testMemory(t), t.TempDir(), Digest{1, 2, 3}
@@ -28,7 +40,7 @@ func storedSnapshot(t testing.TB) (dir string, key Digest, mem *memory) {
 		}
 	}
 	sections := []section{{"cpu", []byte("state")}, {"empty", nil}}
-	if err := writeSnapshot(dir, key, sections, mem); err != nil {
+	if err := writeSnapshot(dir, key, sections, digestOf(mem)); err != nil {
 		t.Fatal(err)
 	}
 	return dir, key, mem
@@ -37,9 +49,13 @@ func storedSnapshot(t testing.TB) (dir string, key Digest, mem *memory) {
 func TestSnapshotBringsBackMemoryAndSections(t *testing.T) {
 	dir, key, mem := storedSnapshot(t)
 	fresh := testMemory(t)
-	sections, err := readSnapshot(dir, key, fresh)
+	digest := newMemoryDigest(fresh)
+	sections, err := readSnapshot(dir, key, digest)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if digest.root() != digestOf(mem).root() {
+		t.Error("the digest of memory differs after a restore")
 	}
 	if !bytes.Equal(mem.ranges[0].Host, fresh.ranges[0].Host) {
 		t.Error("memory differs after a restore")
@@ -53,12 +69,12 @@ func TestSnapshotBringsBackMemoryAndSections(t *testing.T) {
 }
 
 func TestMissingSnapshotIsNotExist(t *testing.T) {
-	if _, err := readSnapshot(t.TempDir(), Digest{}, testMemory(t)); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := readSnapshot(t.TempDir(), Digest{}, newMemoryDigest(testMemory(t))); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("error %v, want fs.ErrNotExist", err)
 	}
 }
 
-func TestDamagedSnapshotIsRefusedBeforeMemoryIsTouched(t *testing.T) {
+func TestDamagedSnapshotLeavesMemoryAllZeros(t *testing.T) {
 	dir, key, _ := storedSnapshot(t)
 	path := snapshotPath(dir, key)
 	whole, err := os.ReadFile(path)
@@ -66,17 +82,19 @@ func TestDamagedSnapshotIsRefusedBeforeMemoryIsTouched(t *testing.T) {
 		t.Fatal(err)
 	}
 	damaged := map[string][]byte{"empty": nil, "cut": whole[:len(whole)/2], "one byte short": whole[:len(whole)-1]}
-	for _, at := range []int{0, 20, len(snapshotMagic) + 40, len(whole) / 2, len(whole) - 1} {
+	pages := len(whole) - 4*pageSize
+	for _, at := range []int{0, 20, snapshotHead - 3, snapshotHead, snapshotHead + 50, snapshotHead + 120, pages, pages + pageSize + 1, len(whole) - 1} {
 		p := bytes.Clone(whole)
 		p[at] ^= 4
-		damaged["bit flipped in byte "+string(rune('0'+len(damaged)))] = p
+		damaged[fmt.Sprint("bit flipped in byte ", at)] = p
 	}
 	for name, p := range damaged {
 		if err := os.WriteFile(path, p, 0o600); err != nil {
 			t.Fatal(err)
 		}
 		fresh := testMemory(t)
-		if _, err := readSnapshot(dir, key, fresh); !errors.Is(err, errSnapshotCorrupt) {
+		digest := newMemoryDigest(fresh)
+		if _, err := readSnapshot(dir, key, digest); !errors.Is(err, errSnapshotCorrupt) {
 			t.Errorf("%s: error %v, want errSnapshotCorrupt", name, err)
 		}
 		for off := 0; off < len(fresh.ranges[0].Host); off += pageSize {
@@ -84,11 +102,14 @@ func TestDamagedSnapshotIsRefusedBeforeMemoryIsTouched(t *testing.T) {
 				t.Fatalf("%s: page %#x was written", name, off)
 			}
 		}
+		if digest.root() != newMemoryDigest(fresh).root() {
+			t.Errorf("%s: the digest is not that of zeros", name)
+		}
 	}
 }
 
 func TestPruneKeepsTheMostRecentlyUsed(t *testing.T) {
-	dir, mem := t.TempDir(), testMemory(t)
+	dir, mem := t.TempDir(), newMemoryDigest(testMemory(t))
 	for i := range 4 {
 		if err := writeSnapshot(dir, Digest{byte(i)}, nil, mem); err != nil {
 			t.Fatal(err)
@@ -116,8 +137,12 @@ func FuzzDecodeSnapshot(f *testing.F) {
 	f.Add(whole[:4096])
 	f.Add(whole)
 	f.Fuzz(func(t *testing.T, p []byte) {
+		s, err := decodeSnapshot(bytes.NewReader(p), int64(len(p)), key)
+		if err != nil {
+			return
+		}
 		mem := testMemory(t)
 		defer mem.close()
-		_, _ = decodeSnapshot(bytes.NewReader(p), key, mem)
+		_ = s.loadPages(bytes.NewReader(p), int64(len(p)), newMemoryDigest(mem))
 	})
 }

@@ -29,10 +29,10 @@ func (m *Machine) stateDigest() (Digest, error) {
 	if err != nil {
 		return Digest{}, fmt.Errorf("read the processor state: %w", err)
 	}
-	root, err := m.memoryRoot()
-	if err != nil {
+	if err := m.digest.update(m.cpu.CollectDirty); err != nil {
 		return Digest{}, err
 	}
+	root := m.digest.root()
 	h := sha256.New()
 	add := func(name string, p []byte) {
 		fmt.Fprintf(h, "%s\x00%d\x00", name, len(p))
@@ -48,25 +48,6 @@ func (m *Machine) stateDigest() (Digest, error) {
 	}
 	add("memory", root[:])
 	return Digest(h.Sum(nil)), nil
-}
-
-// memoryRoot is the digest of all RAM. While events are logged the engine tracks written pages, and only those are hashed again.
-func (m *Machine) memoryRoot() (Digest, error) {
-	if m.digest != nil {
-		if err := m.cpu.CollectDirty(m.digest.page); err != nil {
-			return Digest{}, fmt.Errorf("collect written pages: %w", err)
-		}
-		return m.digest.root(), nil
-	}
-	d := newMemoryDigest(m.mem)
-	if m.logging {
-		if err := m.cpu.TrackDirty(true); err != nil {
-			return Digest{}, fmt.Errorf("track written pages: %w", err)
-		}
-		m.digest = d
-	}
-	d.all()
-	return d.root(), nil
 }
 
 // sections encodes everything but RAM, in a fixed order.
@@ -147,7 +128,10 @@ func (m *Machine) keepSnapshot(key Digest, state *vcpu.State) error {
 	}
 	meta := binary.LittleEndian.AppendUint64(nil, m.exits)
 	sections = append(sections, section{"exits", meta}, section{"ready", ready}, section{"serial", m.serial.tail}, section{"events", events})
-	if err := writeSnapshot(m.config.SnapshotDir, key, sections, m.mem); err != nil {
+	if err := m.digest.update(m.cpu.CollectDirty); err != nil {
+		return err
+	}
+	if err := writeSnapshot(m.config.SnapshotDir, key, sections, m.digest); err != nil {
 		m.verbose("cannot keep a boot snapshot: " + err.Error())
 		return nil
 	}
@@ -180,7 +164,7 @@ func (b *bootLog) nextAsync() uint64                                       { ret
 
 // restore brings the machine to READY from a snapshot, and tells the log the events that led there.
 func (m *Machine) restore(key Digest) error {
-	sections, err := readSnapshot(m.config.SnapshotDir, key, m.mem)
+	sections, err := readSnapshot(m.config.SnapshotDir, key, m.digest)
 	if err != nil {
 		return err
 	}
@@ -212,6 +196,9 @@ func (m *Machine) restore(key Digest) error {
 	}
 	if err := m.cpu.SetState(&state); err != nil {
 		return fmt.Errorf("restore the processor: %w", err)
+	}
+	if err := m.cpu.CollectDirty(func(uint64) {}); err != nil { // the digests came with the pages
+		return fmt.Errorf("restore memory: %w", err)
 	}
 	m.count = state.Count
 	m.now = m.vt.at(m.count)

@@ -68,7 +68,6 @@ type Engine struct {
 	kept vcpu.State // holds the MSRs that the host does not keep; its other fields are unused
 
 	debugging bool // KVM_SET_GUEST_DEBUG single-step is on
-	tracking  bool
 
 	kicked atomic.Bool
 	inside atomic.Int32 // the thread that is in KVM_RUN, or 0

@@ -16,7 +16,7 @@ const pageSize = 4096
 type slot struct {
 	gpa   uint64
 	host  []byte
-	marks []uint64 // pages that are dirty besides those in KVM's log; nil while not tracking
+	marks []uint64 // pages that are dirty besides those in KVM's log
 }
 
 func (s *slot) pages() int { return len(s.host) / pageSize }
@@ -34,19 +34,15 @@ func (e *Engine) addMemory(memory []vcpu.Memory) error {
 		if len(m.Host) == 0 || len(m.Host)%pageSize != 0 || m.GPA%pageSize != 0 {
 			return fmt.Errorf("guest memory at %#x: %d bytes are not whole pages", m.GPA, len(m.Host))
 		}
-		e.slots = append(e.slots, slot{gpa: m.GPA, host: m.Host})
+		e.slots = append(e.slots, slot{gpa: m.GPA, host: m.Host, marks: make([]uint64, (len(m.Host)/pageSize+63)/64)})
 	}
 	return e.installSlots()
 }
 
 func (e *Engine) installSlots() error {
-	var flags uint32
-	if e.tracking {
-		flags = memLogDirty
-	}
 	for i := range e.slots {
 		s := &e.slots[i]
-		if err := setMemoryRegion(e.vm, uint32(i), flags, s.gpa, s.host, uint64(len(s.host))); err != nil {
+		if err := setMemoryRegion(e.vm, uint32(i), memLogDirty, s.gpa, s.host, uint64(len(s.host))); err != nil {
 			return fmt.Errorf("map guest memory at %#x: %w", s.gpa, err)
 		}
 	}
@@ -102,9 +98,6 @@ func (e *Engine) rebuild() error {
 
 // saveDirty moves KVM's dirty log into the marks of the slots.
 func (e *Engine) saveDirty() error {
-	if !e.tracking {
-		return nil
-	}
 	for i := range e.slots {
 		s := &e.slots[i]
 		log := make([]uint64, (s.pages()+63)/64)
@@ -121,7 +114,7 @@ func (e *Engine) saveDirty() error {
 // MemoryWritten implements [vcpu.CPU]. KVM sees changed data by itself. Changed page tables are the caller's business only when it restores a state,
 // and SetState takes care of them.
 func (e *Engine) MemoryWritten(gpa, n uint64) {
-	if !e.tracking || n == 0 {
+	if n == 0 {
 		return
 	}
 	for i := range e.slots {
@@ -137,35 +130,10 @@ func (e *Engine) MemoryWritten(gpa, n uint64) {
 	}
 }
 
-// TrackDirty implements [vcpu.CPU].
-func (e *Engine) TrackDirty(on bool) error {
-	if e.closed {
-		return ErrClosed
-	}
-	e.tracking = on
-	for i := range e.slots {
-		s := &e.slots[i]
-		s.marks = nil
-		if on {
-			s.marks = make([]uint64, (s.pages()+63)/64)
-		}
-	}
-	if err := e.installSlots(); err != nil {
-		return err
-	}
-	if !on {
-		return nil
-	}
-	return e.CollectDirty(func(uint64) {})
-}
-
 // CollectDirty implements [vcpu.CPU].
 func (e *Engine) CollectDirty(visit func(gpa uint64)) error {
 	if e.closed {
 		return ErrClosed
-	}
-	if !e.tracking {
-		return errors.New("dirty pages are not tracked")
 	}
 	if err := e.saveDirty(); err != nil {
 		return err

@@ -157,7 +157,6 @@ type CPU struct {
 	has1G       bool
 	hasSMEP     bool
 	hasSMAP     bool
-	watching    bool // dirty tracking
 	kick        atomic.Bool
 }
 
@@ -189,6 +188,7 @@ func New(cfg vcpu.Config) (vcpu.CPU, error) {
 	if len(c.ram) == 0 {
 		return nil, errors.New("a processor needs memory")
 	}
+	c.resetDirty()
 	c.branchClock = cfg.Clock == vcpu.ClockBranches
 	buildTable()
 	c.readModel()
@@ -463,22 +463,12 @@ func (c *CPU) MemoryWritten(gpa, n uint64) {
 	}
 }
 
-// TrackDirty implements vcpu.CPU.
-func (c *CPU) TrackDirty(on bool) error {
-	c.watching = on
-	c.resetDirty()
-	return nil
-}
-
 // CollectDirty implements vcpu.CPU.
 func (c *CPU) CollectDirty(visit func(gpa uint64)) error {
-	if !c.watching {
-		return errors.New("collect dirty pages: tracking is off")
-	}
 	for i := range c.ram {
 		r := &c.ram[i]
 		for j, f := range r.flags {
-			if f&pfDirty != 0 {
+			if f&pfClean == 0 {
 				visit(r.gpa + uint64(j)<<pageBits)
 			}
 		}
@@ -487,15 +477,12 @@ func (c *CPU) CollectDirty(visit func(gpa uint64)) error {
 	return nil
 }
 
-// resetDirty empties the dirty log and, if tracking is on, makes the first write to each page come to the slow path.
+// resetDirty empties the dirty log and makes the first write to each page come to the slow path.
 func (c *CPU) resetDirty() {
 	for i := range c.ram {
 		flags := c.ram[i].flags
 		for j := range flags {
-			flags[j] &^= pfDirty | pfWatch | pfWriteTL
-			if c.watching {
-				flags[j] |= pfWatch
-			}
+			flags[j] = flags[j]&^pfWriteTL | pfClean
 		}
 	}
 	for i := range c.tlbs {

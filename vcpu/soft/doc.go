@@ -30,8 +30,8 @@
 //
 // mmu.go walks page tables and keeps a soft TLB per privilege, which loads and stores consult inline. The TLB is coherent: a write to a page-table entry
 // from which it derives drops what derived from it. The guest therefore sees one definite behaviour, whether or not a run was cut, restored from
-// a snapshot or tracked for dirty pages in between; INVLPG has nothing left to do. Pages that hold code, live page tables or, while tracking, no
-// recorded write are kept out of the write TLB.
+// a snapshot or asked for dirty pages in between; INVLPG has nothing left to do. Pages that hold code, live page tables or no write since dirty pages
+// were last collected are kept out of the write TLB.
 //
 // # Exceptions and restarts
 //

@@ -29,11 +29,10 @@ const (
 const (
 	pfCode    = 1 << iota // decoded blocks derive from it
 	pfTable               // TLB entries derive from it: it is a page table in use
-	pfWatch               // dirty tracking is on and the page is clean
+	pfClean               // not written since the last collection of dirty pages
 	pfWriteTL             // it may have entries in the write TLB
-	pfDirty               // written since the last collection
 
-	pfSlowWrite = pfCode | pfTable | pfWatch
+	pfSlowWrite = pfCode | pfTable | pfClean
 )
 
 // ramRange is one range of guest RAM with what the engine knows about its pages.
@@ -192,8 +191,7 @@ func (c *CPU) writePTE(r *ramRange, pa, v uint64) {
 
 // markDirty records a write to the page of pa in the dirty log.
 func (c *CPU) markDirty(r *ramRange, pa uint64) {
-	f := &r.flags[(pa-r.gpa)>>pageBits]
-	*f = *f&^pfWatch | pfDirty
+	r.flags[(pa-r.gpa)>>pageBits] &^= pfClean
 }
 
 // walkResult is a successful translation.
@@ -398,7 +396,7 @@ func (c *CPU) fill(va uint64, acc access) (walkResult, bool) {
 		return w, true
 	}
 	if w.ram.flags[i]&pfSlowWrite == 0 {
-		w.ram.flags[i] |= pfWriteTL | pfDirty
+		w.ram.flags[i] |= pfWriteTL
 		c.wr[slot] = e
 		c.rd[slot] = e
 	}
@@ -562,7 +560,7 @@ func (c *CPU) physWrite(r *ramRange, pa uint64, p []byte) {
 		c.dropCode(r, pa, n)
 	}
 	copy(r.host[pa-r.gpa:], p)
-	*f = *f&^pfWatch | pfDirty
+	*f &^= pfClean
 }
 
 // commit writes the bounce buffer back. probeWrite has made sure that it can.
