@@ -70,9 +70,17 @@ func recordOn(t *testing.T, engine, snapshots string) engineRun {
 	c.Stdout, c.Stderr = &out, &out
 	c.Record = &Recording{W: &file, Hash: trace.SHA256}
 	began := time.Now()
-	result, err := Run(context.Background(), c)
+	m, err := New(c)
 	if err != nil {
 		t.Fatalf("run on %s: %v", engine, err)
+	}
+	defer m.Close()
+	result, err := m.Run(context.Background())
+	if err != nil {
+		t.Fatalf("run on %s: %v", engine, err)
+	}
+	if kept, anew := m.digest.root(), digestOf(m.mem).root(); kept != anew {
+		t.Errorf("on %s the digest of memory, kept up by the pages that the engine calls dirty, is %s; of all pages it is %s", engine, kept, anew)
 	}
 	if result.Outcome != OutcomeExited || result.ExitCode != 0 {
 		t.Fatalf("run on %s ended with %s, code %d, %s; output %q", engine, result.Outcome, result.ExitCode, result.Message, out.String())
