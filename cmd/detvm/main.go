@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 
 	"github.com/spf13/cobra"
 
@@ -32,7 +33,14 @@ func (e usageError) Unwrap() error { return e.err }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
-func main() { os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr)) }
+// heapFloor is untouched, takes no memory, and counts as live: the collector, which starts when the heap has doubled, leaves short runs alone.
+var heapFloor = make([]byte, 64<<20)
+
+func main() {
+	code := run(context.Background(), os.Args[1:], os.Stdout, os.Stderr)
+	runtime.KeepAlive(heapFloor)
+	os.Exit(code)
+}
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root := newRoot()
