@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +20,7 @@ import (
 	"github.com/u-root/u-root/pkg/cpio"
 
 	"github.com/detvm/detvm/images"
+	"github.com/detvm/detvm/trace"
 )
 
 // The loads. peerScript is the workload of the project's comparison with QEMU's record/replay: boot, a few commands, a 3 s sleep.
@@ -57,7 +60,7 @@ func (b *bench) run() (err error) {
 	if err := b.prepare(); err != nil {
 		return err
 	}
-	for _, part := range []func() error{b.boot, b.loop, b.trace, b.debian} {
+	for _, part := range []func() error{b.boot, b.loop, b.replay, b.traces, b.debian} {
 		if err := part(); err != nil {
 			return err
 		}
@@ -274,8 +277,8 @@ func (b *bench) loop() error {
 	return nil
 }
 
-// trace measures recording, replay and verification of one workload on both sides.
-func (b *bench) trace() error {
+// replay measures recording, replay and verification of one workload on both sides.
+func (b *bench) replay() error {
 	fmt.Println("== record and replay: boot, a few commands, a 3 s sleep")
 	file := filepath.Join(b.dir, "peer.dtr")
 	command := []string{"--cpu", "soft", "--no-snapshot", "--initramfs", b.initramfs, "--", "sh", "-c", peerScript}
@@ -312,6 +315,9 @@ func (b *bench) trace() error {
 	}
 	row("detvm soft, replay from the cached snapshot", warm, "")
 	ratio("replay / record (goal: 0.67)", warm, recorded)
+	if err := b.snapshots(file); err != nil {
+		return err
+	}
 	if err := b.signed(file); err != nil {
 		return err
 	}
@@ -334,6 +340,106 @@ func (b *bench) trace() error {
 	row("QEMU rr=replay", qrep, "")
 	ratio("detvm replay / QEMU replay", replayed, qrep)
 	return nil
+}
+
+// snapshots compares a recording with its replay where both start from the cached snapshot: then both execute the same instructions.
+func (b *bench) snapshots(recording string) error {
+	file := filepath.Join(b.dir, "warm.dtr")
+	recorded, replayed, err := b.pairs(func() (time.Duration, error) {
+		if err := os.RemoveAll(file); err != nil {
+			return 0, err
+		}
+		_, wall, err := b.detvmRun("--record", file, "--cpu", "soft", "--initramfs", b.initramfs, "--", "sh", "-c", peerScript)
+		return wall, err
+	}, func() (time.Duration, error) {
+		return timed(exec.Command(b.detvm, "replay", "--cpu", "soft", "--initramfs", b.initramfs, recording))
+	})
+	if err != nil {
+		return err
+	}
+	row("detvm soft, recorded from the cached snapshot", recorded, "")
+	ratio("replay / record, both from the snapshot", replayed, recorded)
+	return nil
+}
+
+// traces measures the format: how much a program that only computes leaves in a trace, and how fast events are read.
+func (b *bench) traces() error {
+	fmt.Println("== the trace")
+	file := filepath.Join(b.dir, "loop.dtr")
+	r, _, err := b.detvmRun("--record", file, "--cpu", "soft", "--initramfs", b.initramfs, "--", "/guest", "loop", fmt.Sprint(5*loopCount))
+	if err != nil {
+		return err
+	}
+	minutes := float64(r.VirtualTimeNS) / float64(time.Minute)
+	fmt.Printf("%-52s %10.1f KB per minute (goal: 1000), measured over %.1f s\n", "computing without pause, virtual time", float64(r.TraceBytes)/1e3/minutes, 60*minutes)
+
+	f, err := os.Create(filepath.Join(b.dir, "many.dtr"))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	n, err := manyEvents(f)
+	if err != nil {
+		return err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	read, err := b.median(func() (time.Duration, error) {
+		start := time.Now()
+		t, err := trace.Open(f, info.Size())
+		if err != nil {
+			return 0, err
+		}
+		events := 0
+		for range t.All(&err) {
+			events++
+		}
+		if err == nil && events != n {
+			err = fmt.Errorf("read %d of %d events", events, n)
+		}
+		return time.Since(start), err
+	})
+	if err != nil {
+		return err
+	}
+	row("read all events of a trace", read, fmt.Sprintf("%.1f M events/s (goal: 2), %.2f bytes each", float64(n)/read.Seconds()/1e6, float64(info.Size())/float64(n)))
+	verified, err := b.median(func() (time.Duration, error) { return timed(exec.Command(b.detvm, "verify", f.Name())) })
+	if err != nil {
+		return err
+	}
+	row("detvm verify of it", verified, fmt.Sprintf("%.1f M events/s", float64(n)/verified.Seconds()/1e6))
+	return nil
+}
+
+// manyEvents writes a trace of timer ticks and disk requests, the events of a busy guest.
+func manyEvents(w io.Writer) (n int, err error) {
+	t, err := trace.NewWriter(w, &trace.Header{Hash: trace.SHA256, MachineModel: "bench", Clock: "instructions", NSPerCount: 1, ScaleNum: 1, ScaleDen: 1, Devices: []string{"pic", "disk"}}, trace.Options{})
+	if err != nil {
+		return 0, err
+	}
+	defer t.Abandon()
+	const rounds = 250_000
+	random := rand.New(rand.NewPCG(1, 2))
+	position := uint64(0)
+	for range rounds {
+		for _, e := range []trace.Event{
+			{Kind: trace.KindWRMSR, Size: 8, Write: true, Addr: 0xd3700000, PC: 0xffffffff81033001, Value: position + 4_000_000},
+			{Kind: trace.KindMMIO, Size: 4, Write: true, Device: 1, Addr: 0xd0002050, PC: 0xffffffff815c0000},
+			{Kind: trace.KindInterrupt, PC: 0xffffffff81000000 + random.Uint64N(1<<20), Value: 0x30},
+			{Kind: trace.KindIO, Size: 1, Write: true, Addr: 0x20, PC: 0xffffffff81022000, Value: 0x60},
+		} {
+			position += 20 + random.Uint64N(100_000)
+			e.Position, e.Time, e.Task, e.PID = position, position, "program", 42
+			if err := t.Append(&e); err != nil {
+				return n, err
+			}
+			n++
+		}
+	}
+	_, err = t.Close(trace.StatusComplete, nil)
+	return n, err
 }
 
 // signed measures what an auditor does.
