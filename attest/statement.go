@@ -316,6 +316,17 @@ type summary struct {
 	result      *Result
 	checkpoints []Checkpoint
 	withheld    uint64
+	size        int // lower bound of what the statement needs for this
+}
+
+// errLarge says that a trace has more outputs and checkpoints than a statement may list.
+var errLarge = fmt.Errorf("a statement about this trace would be over the limit of %d bytes", maxStatement)
+
+func (s *summary) grow(n int) error {
+	if s.size += n; s.size > maxStatement {
+		return errLarge
+	}
+	return nil
 }
 
 func summarize(r *trace.Reader) (*summary, error) {
@@ -346,10 +357,16 @@ func (s *summary) add(index uint64, e *trace.Event) error {
 	case trace.KindFile:
 		path, digest, ok := strings.Cut(string(e.Data), "\x00")
 		if ok && !e.Withheld {
+			if err := s.grow(len(e.Data)); err != nil {
+				return err
+			}
 			s.end = append(s.end, Subject{valid("file:" + path), digestSet(digest)})
 		}
 	case trace.KindCheckpoint:
 		if !e.Withheld && len(s.checkpoints) < maxCheckpoints {
+			if err := s.grow(2 * len(e.Data)); err != nil {
+				return err
+			}
 			s.checkpoints = append(s.checkpoints, Checkpoint{index, e.Position, hex.EncodeToString(e.Data)})
 		}
 	case trace.KindEnd:
@@ -367,6 +384,9 @@ func (s *summary) addEnd(e *trace.Event) error {
 		if err := end.UnmarshalBinary(e.Data); err != nil {
 			return err
 		}
+	}
+	if err := s.grow(len(e.Data)); err != nil {
+		return err
 	}
 	s.result = &Result{e.Value, valid(end.Reason), valid(string(end.State))}
 	for _, o := range end.Outputs {

@@ -4,6 +4,7 @@ import (
 	"crypto"
 	"crypto/subtle"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"reflect"
@@ -270,29 +271,40 @@ func (m *matcher) matchCheckpoints(got []Checkpoint) error {
 }
 
 func (m *matcher) matchSubjects(got []Subject) error {
-	want := m.expected.Subject
-	for _, w := range want {
-		if !slices.ContainsFunc(got, func(g Subject) bool { return reflect.DeepEqual(g, w) }) {
+	left := map[string]int{} // the statement's subjects that the trace has not been seen to have
+	for _, g := range got {
+		left[subjectKey(g)]++
+	}
+	names := map[string]bool{}
+	for _, w := range m.expected.Subject {
+		names[w.Name] = true
+		k := subjectKey(w)
+		if left[k] == 0 {
 			return fmt.Errorf("its subjects lack %q as the trace has it (%v)", w.Name, w.Digest)
 		}
-	}
-	if len(got) == len(want) {
-		return nil
-	}
-	if m.report.Withheld == 0 {
-		return fmt.Errorf("it has %d subjects, the trace %d", len(got), len(want))
+		left[k]--
 	}
 	var extra []string
 	for _, g := range got {
-		if !slices.ContainsFunc(want, func(w Subject) bool { return w.Name == g.Name }) {
-			extra = append(extra, g.Name)
+		k := subjectKey(g)
+		if left[k] == 0 {
+			continue
 		}
+		left[k]--
+		if m.report.Withheld == 0 || names[g.Name] {
+			return fmt.Errorf("its subject %q is not in the trace", g.Name)
+		}
+		extra = append(extra, g.Name)
 	}
-	if len(extra) != len(got)-len(want) {
-		return errors.New("its subjects contradict the trace")
+	if len(extra) > 0 {
+		m.note("payloads of %s are withheld: the signed digests could not be compared", strings.Join(extra, ", "))
 	}
-	m.note("payloads of %s are withheld: the signed digests could not be compared", strings.Join(extra, ", "))
 	return nil
+}
+
+func subjectKey(s Subject) string {
+	k, _ := json.Marshal(s) // strings and a map of strings: it cannot fail; keys are sorted
+	return string(k)
 }
 
 // rootOf returns the signed trace root.

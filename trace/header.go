@@ -263,6 +263,9 @@ func (h *Header) UnmarshalBinary(p []byte) error {
 	h.Version = d.string()
 	h.Config = d.settings()
 	for range d.length() {
+		if d.err != nil {
+			break
+		}
 		h.Inputs = append(h.Inputs, Input{Role: d.string(), Name: d.string(), Size: d.uint64(), Digest: Digest(d.string())})
 	}
 	h.Command, h.Env, h.Devices = d.strings(), d.strings(), d.strings()

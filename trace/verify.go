@@ -89,6 +89,14 @@ func (r *Report) Err() error {
 	return fmt.Errorf("the trace is damaged: %s", r.Findings[0])
 }
 
+// short is the beginning of a string from a trace, for messages.
+func short(s string) string {
+	if len(s) > 100 {
+		return s[:100] + "…"
+	}
+	return s
+}
+
 func (r *Report) add(f Finding) {
 	if len(r.Findings) == maxFindings {
 		r.Omitted++
@@ -145,6 +153,7 @@ type verifier struct {
 	trailer *trailer
 	index   []indexEntry // what the index says, nil if it cannot be read
 	starts  []int64      // offsets of those records, and of the index itself
+	wasted  int64        // bytes of records that turned out damaged
 	indexed bool         // the index record was passed: only the footer may follow
 	footer  *footer
 }
@@ -289,10 +298,20 @@ func (v *verifier) read(offset int64) (recordAt, []byte, error) {
 	if err != nil {
 		return rec, nil, err
 	}
+	if v.wasted > v.size { // damage that overlaps: reading each whole would take quadratic time
+		if e, found := v.lookup(offset); found && e.length != rec.length {
+			return rec, nil, errIndexed
+		}
+	}
 	body, buf, err := readRecord(v.r, rec, v.buf)
 	v.buf = buf
+	if err != nil {
+		v.wasted += int64(rec.length)
+	}
 	return rec, body, err
 }
+
+var errIndexed = errors.New("the index lists another record here")
 
 // damaged reports a record that cannot be read and says where to go on.
 func (v *verifier) damaged(offset int64, rec recordAt, err error) (next int64, ok bool) {
@@ -560,7 +579,7 @@ func (v *verifier) blob(rec recordAt, body []byte) {
 		bad("%v", err)
 	}
 	if w.next == in.Size && DigestOf(in.Digest.Algorithm(), w.sum.Sum(nil)) != in.Digest {
-		bad("the stored %s %q is not the one that the header names by its digest", in.Role, in.Name)
+		bad("the stored %q %q is not the one that the header names by its digest", short(in.Role), short(in.Name))
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/detvm/detvm/trace"
@@ -44,25 +45,21 @@ func flip(e *trace.Event, i int) bool {
 	return true
 }
 
-// forge copies a trace with one event changed, and all digests computed anew, as somebody with this package can. It returns nil for an
-// event that no trace may hold.
-func forge(t *testing.T, r *trace.Reader, index uint64, edit func(*trace.Event) bool) *trace.Reader {
+// forge copies a trace with other events or another header, and all digests computed anew, as somebody with this package can. It returns nil for what
+// no trace may hold.
+func forge(t *testing.T, r *trace.Reader, h *trace.Header, edit func(i uint64, e *trace.Event) []trace.Event) *trace.Reader {
 	t.Helper()
 	var file bytes.Buffer
-	w, err := trace.NewWriter(&file, r.Header(), trace.Options{})
+	w, err := trace.NewWriter(&file, h, trace.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer w.Abandon()
 	for i, e := range r.All(&err) {
-		if i == index {
-			c := e.Clone()
-			if e = &c; !edit(e) {
-				return nil
+		for _, e := range edit(i, e) {
+			if w.Append(&e) != nil {
+				return nil // positions must not decrease, for one
 			}
-		}
-		if w.Append(e) != nil {
-			return nil // positions must not decrease, for one
 		}
 	}
 	if err != nil {
@@ -82,8 +79,9 @@ func forge(t *testing.T, r *trace.Reader, index uint64, edit func(*trace.Event) 
 	return forged
 }
 
-// A trace that is whole but says, of one event, something else than what happened, is never identical to its replay.
-func TestNoForgedEventReplaysAsIdentical(t *testing.T) {
+// forgeryVictim records the run whose trace is forged, and returns how to replay it; a replay that is refused gives a zero result.
+func forgeryVictim(t *testing.T) (*trace.Reader, func(*trace.Reader) *vmm.ReplayResult) {
+	t.Helper()
 	c := builtin("sh", "-c", "cat; date; head -c 8 /dev/urandom | hexdump; sleep 1; echo end >&2")
 	c.Stdin = bytes.NewReader([]byte("one line of input\n"))
 	c.CheckpointEvery = 2_000_000
@@ -99,6 +97,97 @@ func TestNoForgedEventReplaysAsIdentical(t *testing.T) {
 	if result := replay(r); !result.Identical || !result.Complete {
 		t.Fatalf("the trace itself does not replay: %+v", result)
 	}
+	return r, replay
+}
+
+// headerForgeries change what a header says about the run.
+var headerForgeries = map[string]func(h *trace.Header){
+	"seed":        func(h *trace.Header) { h.Seed = []byte("lie") },
+	"seed absent": func(h *trace.Header) { h.Seed = nil },
+	"devices":     func(h *trace.Header) { h.Devices = append([]string{"lie"}, h.Devices[1:]...) },
+	"a setting that no machine has": func(h *trace.Header) {
+		h.Config = append(slices.Clone(h.Config), trace.Setting{Key: "zz-network", Value: "off, promise"})
+	},
+	"a setting":      func(h *trace.Header) { h.Config = setting(h.Config, "cwd", "/tmp") },
+	"memory in hex":  func(h *trace.Header) { h.Config = setting(h.Config, "memory", "0x10000000") },
+	"stdin":          func(h *trace.Header) { h.Config = setting(h.Config, "stdin", "maybe") },
+	"kernel layout":  func(h *trace.Header) { h.Config = setting(h.Config, "kernel-layout", "0x0 0 0") },
+	"one more input": func(h *trace.Header) { h.Inputs = append([]trace.Input{h.Inputs[0]}, h.Inputs...) },
+	"input's size":   func(h *trace.Header) { h.Inputs = slices.Clone(h.Inputs); h.Inputs[0].Size++ },
+	"input's name":   func(h *trace.Header) { h.Inputs = slices.Clone(h.Inputs); h.Inputs[0].Name = "official" },
+	"start time":     func(h *trace.Header) { h.StartTime++ },
+	"command":        func(h *trace.Header) { h.Command = append(slices.Clone(h.Command), "more") },
+	"environment":    func(h *trace.Header) { h.Env = []string{"A=b"} },
+	"time scale":     func(h *trace.Header) { h.ScaleNum++ },
+}
+
+func setting(list []trace.Setting, key, value string) []trace.Setting {
+	list = slices.Clone(list)
+	for i := range list {
+		if list[i].Key == key {
+			list[i].Value = value
+		}
+	}
+	return list
+}
+
+// A trace whose header says anything else than what a recording of this run would say is never identical to its replay.
+func TestNoForgedHeaderReplaysAsIdentical(t *testing.T) {
+	r, replay := forgeryVictim(t)
+	for name, edit := range headerForgeries {
+		h := *r.Header()
+		edit(&h)
+		if len(h.Differences(r.Header())) == 0 {
+			t.Errorf("%s: nothing was forged", name)
+		}
+		fake := forge(t, r, &h, func(_ uint64, e *trace.Event) []trace.Event { return []trace.Event{*e} })
+		if replay(fake).Identical {
+			t.Errorf("%s: it replays as identical", name)
+		}
+	}
+}
+
+// A trace whose events were dropped, doubled or swapped is never identical to its replay.
+func TestNoTraceWithOtherEventsReplaysAsIdentical(t *testing.T) {
+	r, replay := forgeryVictim(t)
+	random := rand.New(rand.NewPCG(3, 4))
+	for name, edit := range map[string]func(e, before *trace.Event) []trace.Event{
+		"dropped": func(*trace.Event, *trace.Event) []trace.Event { return nil },
+		"doubled": func(e, _ *trace.Event) []trace.Event { return []trace.Event{*e, *e} },
+		"swapped": func(e, before *trace.Event) []trace.Event {
+			a, b := *e, *before
+			a.Position, a.Time, b.Position, b.Time = b.Position, b.Time, a.Position, a.Time
+			return []trace.Event{a, b}
+		},
+	} {
+		for _, index := range []uint64{1, 2, random.Uint64N(r.NumEvents()-3) + 1, random.Uint64N(r.NumEvents()-3) + 1, r.NumEvents() - 2, r.NumEvents() - 1} {
+			before, err := r.Event(index - 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			same := false
+			fake := forge(t, r, r.Header(), func(i uint64, e *trace.Event) []trace.Event {
+				if name == "swapped" && i == index-1 {
+					return nil
+				}
+				if i != index {
+					return []trace.Event{*e}
+				}
+				a, b := *e, before
+				a.Position, a.Time = b.Position, b.Time
+				same = name == "swapped" && a.Equal(&b)
+				return edit(e, &before)
+			})
+			if fake != nil && !same && replay(fake).Identical {
+				t.Errorf("event %d %s: it replays as identical", index, name)
+			}
+		}
+	}
+}
+
+// A trace that is whole but says, of one event, something else than what happened, is never identical to its replay.
+func TestNoForgedEventReplaysAsIdentical(t *testing.T) {
+	r, replay := forgeryVictim(t)
 	byKind := map[trace.Kind][]uint64{}
 	var err error
 	for i, e := range r.All(&err) {
@@ -115,9 +204,15 @@ func TestNoForgedEventReplaysAsIdentical(t *testing.T) {
 			continue
 		}
 		for _, f := range forgeries {
-			index := indexes[random.IntN(len(indexes))]
-			fake := forge(t, r, index, f.edit)
-			if fake == nil {
+			index, applies := indexes[random.IntN(len(indexes))], true
+			fake := forge(t, r, r.Header(), func(i uint64, e *trace.Event) []trace.Event {
+				c := e.Clone()
+				if i == index {
+					applies = f.edit(&c)
+				}
+				return []trace.Event{c}
+			})
+			if fake == nil || !applies {
 				continue
 			}
 			forged[f.name]++

@@ -75,18 +75,19 @@ type Machine struct {
 	onReady     func(*vcpu.State) error // set when a snapshot is to be written
 	stdinWanted int
 
-	log       eventLog
-	logging   bool
-	writer    *trace.Writer // of a recording
-	replay    *replayer     // of a replay
-	replaying bool
-	deferred  []trace.Event // events that happened inside a device, after the exit that caused them
-	boot      *bootLog      // collects the events until READY
-	task      taskReader
-	digest    *memoryDigest
-	nextMark  uint64 // position from which the next checkpoint is due
-	outside   *outside
-	ctx       context.Context
+	log           eventLog
+	logging       bool
+	writer        *trace.Writer           // of a recording
+	replay        *replayer               // of a replay
+	headerDiffers []trace.FieldDifference // of a replay: see ReplayResult.Header
+	replaying     bool
+	deferred      []trace.Event // events that happened inside a device, after the exit that caused them
+	boot          *bootLog      // collects the events until READY
+	task          taskReader
+	digest        *memoryDigest
+	nextMark      uint64 // position from which the next checkpoint is due
+	outside       *outside
+	ctx           context.Context
 
 	outcome        *Outcome
 	interrupted    bool // the host ended the run, not the guest

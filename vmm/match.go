@@ -39,7 +39,7 @@ func (c *Config) matchHost() error {
 	}
 	if c.fromTrace {
 		if encodeCPUID(c.cpuid) != encodeCPUID(table) || encodeRing3(c.ring3) != encodeRing3(ring3) {
-			c.Notice("KVM on this host shows the guest another processor than the recorded run saw: expect differences")
+			c.Notice("KVM on this host shows the guest another processor than the recorded run saw: replay with --cpu soft, or with --force to see where that makes a difference")
 		}
 		c.ring3 = ring3
 		return nil

@@ -51,11 +51,11 @@ const (
 	roleDisk      = "disk"
 )
 
-// traceHeader describes the run: all that a replay needs, and nothing that differs between two recordings of it.
-func (m *Machine) traceHeader() *trace.Header {
+// traceHeader describes the run: all that a replay needs, and nothing that differs between two recordings of it. Its settings are sorted.
+func (m *Machine) traceHeader(hash trace.Hash, redactable bool) *trace.Header {
 	c := &m.config
 	h := &trace.Header{
-		Hash: c.Record.Hash, Redactable: c.Record.Redactable,
+		Hash: hash, Redactable: redactable,
 		MachineModel: MachineModel, CPUModel: CPUModel, Clock: string(c.Clock),
 		NSPerCount: nsPerCount[c.Clock], ScaleNum: m.vt.rate / nsPerCount[c.Clock], ScaleDen: timeScaleUnit,
 		StartTime: c.Start.UnixNano(), Seed: binary.LittleEndian.AppendUint64(nil, c.Seed), Version: Version,
@@ -77,6 +77,7 @@ func (m *Machine) traceHeader() *trace.Header {
 	if c.Terminal {
 		set(settingTerminal, fmt.Sprintf("%d %d", c.Rows, c.Cols))
 	}
+	slices.SortFunc(h.Config, func(a, b trace.Setting) int { return strings.Compare(a.Key, b.Key) })
 	in := func(role, name string, size uint64, digest trace.Digest) {
 		h.Inputs = append(h.Inputs, trace.Input{Role: role, Name: name, Size: size, Digest: digest})
 	}
@@ -123,7 +124,7 @@ func decodeCPUID(s string) ([]vcpu.CPUIDLeaf, error) {
 // startRecording opens the trace.
 func (m *Machine) startRecording() error {
 	r := m.config.Record
-	header := m.traceHeader()
+	header := m.traceHeader(r.Hash, r.Redactable)
 	w, err := trace.NewWriter(r.W, header, trace.Options{MaxSize: r.MaxSize, Host: m.hostSection()})
 	if err != nil {
 		return fmt.Errorf("start the trace: %w", err)

@@ -1,6 +1,7 @@
 package vmm
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -32,11 +33,13 @@ type ReplayConfig struct {
 
 // ReplayResult is what a replay found.
 type ReplayResult struct {
-	Identical  bool        `json:"identical"` // every event of the trace came again, and nothing else
+	Identical  bool        `json:"identical"` // the header is that of this run, every event of the trace came again, and nothing else
 	Complete   bool        `json:"complete"`  // the replay went to the end of the trace
 	Events     uint64      `json:"events"`    // that were compared
 	Divergence *Divergence `json:"first_divergence"`
-	At         *Moment     `json:"stopped_at,omitempty"` // where a partial replay stopped
+	// Header lists where the trace's header (A) says other things than what was replayed (B); only with ReplayConfig.AllowMismatch.
+	Header []trace.FieldDifference `json:"header_differences,omitempty"`
+	At     *Moment                 `json:"stopped_at,omitempty"` // where a partial replay stopped
 	*Result
 }
 
@@ -70,12 +73,36 @@ func NewReplay(r *trace.Reader, rc ReplayConfig) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
+	own := m.traceHeader(r.Header().Hash, r.Header().Redactable)
+	if own.Version != r.Header().Version {
+		c.Notice(fmt.Sprintf("the trace was recorded by detvm %s, and is replayed by %s", r.Header().Version, own.Version))
+		own.Version = r.Header().Version // nothing that a replay could confirm
+	}
+	if m.headerDiffers = r.Header().Differences(own); len(m.headerDiffers) > 0 && !rc.AllowMismatch {
+		m.Close()
+		return nil, headerError(m.headerDiffers[0])
+	}
 	m.replaying = true
 	if m.replay, err = newReplayer(r, rc.Until, rc.Progress); err != nil {
 		m.Close()
 		return nil, err
 	}
 	return m, nil
+}
+
+// headerError says that the trace's header does not describe the run that its replay is: what it claims beyond that would go unchecked.
+func headerError(d trace.FieldDifference) error {
+	return fmt.Errorf("the trace's header says of its %s: %s, but a replay here is of a run with %s, so it cannot confirm the trace; with --force it shows where that makes a difference",
+		d.Field, short(d.A), short(d.B))
+}
+
+// short is the beginning of a value, for messages.
+func short(s string) string {
+	const most = 200
+	if len(s) > most {
+		return s[:most] + "…"
+	}
+	return cmp.Or(s, "nothing")
 }
 
 // Replay runs the trace that the machine was made for.
@@ -85,10 +112,11 @@ func (m *Machine) Replay(ctx context.Context) (*ReplayResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	rr := &ReplayResult{Result: result, Events: m.replay.index, Divergence: m.divergence}
+	rr := &ReplayResult{Result: result, Events: m.replay.index, Divergence: m.divergence, Header: m.headerDiffers}
+	same := len(m.headerDiffers) == 0
 	switch result.Outcome {
 	case OutcomeReplayStopped:
-		rr.Identical, rr.At = true, m.moment()
+		rr.Identical, rr.At = same, m.moment()
 		return rr, nil
 	case OutcomeDiverged:
 		return rr, nil
@@ -108,7 +136,7 @@ func (m *Machine) Replay(ctx context.Context) (*ReplayResult, error) {
 		rr.Divergence = d
 		return rr, nil
 	}
-	rr.Identical, rr.Complete = true, true
+	rr.Identical, rr.Complete = same, true
 	return rr, nil
 }
 

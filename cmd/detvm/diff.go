@@ -13,22 +13,17 @@ import (
 
 // traceDiff is where two traces part.
 type traceDiff struct {
-	Same      bool           `json:"identical"`
-	Event     uint64         `json:"first_difference,omitempty"`
-	DiffersIn string         `json:"differs_in,omitempty"`
-	Suspect   string         `json:"suspect,omitempty"`
-	A         *eventJSON     `json:"a,omitempty"`
-	B         *eventJSON     `json:"b,omitempty"`
-	Before    []eventJSON    `json:"before,omitempty"`
-	Header    []headerDiff   `json:"header,omitempty"`
-	Machines  [2]*vmm.Moment `json:"machines"`
+	Same      bool                    `json:"identical"`
+	Event     uint64                  `json:"first_difference,omitempty"`
+	DiffersIn string                  `json:"differs_in,omitempty"`
+	Suspect   string                  `json:"suspect,omitempty"`
+	A         *eventJSON              `json:"a,omitempty"`
+	B         *eventJSON              `json:"b,omitempty"`
+	Before    []eventJSON             `json:"before,omitempty"`
+	Header    []trace.FieldDifference `json:"header,omitempty"`
+	Status    [2]string               `json:"status"` // how the traces end
+	Machines  [2]*vmm.Moment          `json:"machines"`
 	want, got *trace.Event
-}
-
-type headerDiff struct {
-	Field string `json:"field"`
-	A     string `json:"a"`
-	B     string `json:"b"`
 }
 
 func newDiffCommand() *cobra.Command {
@@ -80,7 +75,7 @@ up to there and the processor is shown: registers, disassembly, the kernel funct
 
 // diffTraces compares headers and events.
 func diffTraces(a, b *trace.Reader, context int) (*traceDiff, error) {
-	d := &traceDiff{Header: diffHeaders(a.Header(), b.Header())}
+	d := &traceDiff{Header: a.Header().Differences(b.Header()), Status: [2]string{endText(a), endText(b)}}
 	ia, ib := a.Events(0), b.Events(0)
 	defer ia.Close()
 	defer ib.Close()
@@ -90,15 +85,15 @@ func diffTraces(a, b *trace.Reader, context int) (*traceDiff, error) {
 			return nil, fmt.Errorf("read events: %w", err)
 		}
 		if !okA && !okB {
-			d.Same = len(d.Header) == 0
+			d.Same = len(d.Header) == 0 && d.Status[0] == d.Status[1]
 			return d, nil
 		}
 		var reason string
 		switch {
 		case !okA:
-			reason = "the first trace has ended"
+			reason = "the first trace has ended (" + d.Status[0] + ")"
 		case !okB:
-			reason = "the second trace has ended"
+			reason = "the second trace has ended (" + d.Status[1] + ")"
 		default:
 			reason = vmm.Differs(ia.Event(), ib.Event())
 		}
@@ -124,25 +119,12 @@ func diffTraces(a, b *trace.Reader, context int) (*traceDiff, error) {
 
 func ptr[T any](v T) *T { return &v }
 
-// diffHeaders lists what the two runs were given differently.
-func diffHeaders(a, b *trace.Header) []headerDiff {
-	var list []headerDiff
-	add := func(field string, x, y any) {
-		if s, t := fmt.Sprint(x), fmt.Sprint(y); s != t {
-			list = append(list, headerDiff{field, s, t})
-		}
+// endText says how a trace ends.
+func endText(r *trace.Reader) string {
+	if f, ok := r.Footer(); ok {
+		return f.Status.String()
 	}
-	add("machine", a.MachineModel+" "+a.CPUModel, b.MachineModel+" "+b.CPUModel)
-	add("version", a.Version, b.Version)
-	add("clock", a.Clock, b.Clock)
-	add("time scale", fmt.Sprintf("%d/%d", a.ScaleNum, a.ScaleDen), fmt.Sprintf("%d/%d", b.ScaleNum, b.ScaleDen))
-	add("start time", a.StartTime, b.StartTime)
-	add("seed", fmt.Sprintf("%x", a.Seed), fmt.Sprintf("%x", b.Seed))
-	add("command", fmt.Sprintf("%q", a.Command), fmt.Sprintf("%q", b.Command))
-	add("environment", fmt.Sprintf("%q", a.Env), fmt.Sprintf("%q", b.Env))
-	add("inputs", a.Inputs, b.Inputs)
-	add("configuration", a.Config, b.Config)
-	return list
+	return "cut off"
 }
 
 // momentAt replays r up to the event before number n and returns the processor there, or nil when it cannot be replayed here.
@@ -169,14 +151,14 @@ func (f *replayFlags) momentAt(cmd *cobra.Command, r *trace.Reader, n uint64) *v
 
 func printDiff(out io.Writer, a, b *trace.Reader, d *traceDiff) {
 	if d.Same {
-		fmt.Fprintf(out, "identical: %d events\n", a.NumEvents())
+		fmt.Fprintf(out, "identical: %d events, both %s\n", a.NumEvents(), d.Status[0])
 		return
 	}
 	for _, h := range d.Header {
 		fmt.Fprintf(out, "header: %s differs\n  a: %s\n  b: %s\n", h.Field, h.A, h.B)
 	}
 	if d.DiffersIn == "" {
-		fmt.Fprintf(out, "all %d events are equal\n", a.NumEvents())
+		fmt.Fprintf(out, "all %d events are equal; the first trace is %s, the second %s\n", a.NumEvents(), d.Status[0], d.Status[1])
 		return
 	}
 	fmt.Fprintf(out, "first difference: event %d, in the %s; suspect: %s\n", d.Event, d.DiffersIn, d.Suspect)

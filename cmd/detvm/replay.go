@@ -249,6 +249,9 @@ func (f *replayFlags) replay(cmd *cobra.Command, r *trace.Reader, until string, 
 
 // reportReplay tells a person what a replay found; a divergence is exit code 1.
 func reportReplay(w io.Writer, r *trace.Reader, result *vmm.ReplayResult) error {
+	for _, d := range result.Header {
+		fmt.Fprintf(w, "header: %s differs\n  recorded: %s\n  replayed: %s\n", d.Field, d.A, d.B)
+	}
 	if d := result.Divergence; d != nil {
 		what := "the " + d.Reason + " differs"
 		if d.Want == nil || d.Got == nil {
@@ -258,6 +261,10 @@ func reportReplay(w io.Writer, r *trace.Reader, result *vmm.ReplayResult) error 
 		printEventLine(w, r.Header(), "recorded", d.Index, d.Want)
 		printEventLine(w, r.Header(), "replayed", d.Index, d.Got)
 		printMoment(w, d.At)
+		return exitError{exitFailure}
+	}
+	if len(result.Header) > 0 && (result.Complete || result.At != nil) {
+		fmt.Fprintf(w, "all %d events are equal, but the header is not\n", result.Events)
 		return exitError{exitFailure}
 	}
 	if cut, _ := r.Truncated(); cut {
