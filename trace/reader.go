@@ -198,10 +198,21 @@ func (r *Reader) scan(offset int64) {
 	}
 }
 
+// readHost reads the host sections, of which a trace has one after the header and at most one before the index.
 func (r *Reader) readHost() {
-	for _, rec := range r.records {
+	first, last := true, len(r.records)-1
+	for i, rec := range r.records {
+		if rec.kind == recordHeader {
+			continue
+		}
+		atStart := first
+		first = false
 		if rec.kind != recordHost {
 			continue
+		}
+		if !atStart && i != last {
+			r.host, r.hostErr = nil, errHostPlace
+			return
 		}
 		body, _, err := readRecord(r.r, rec, nil)
 		var list []Setting

@@ -238,6 +238,9 @@ func (d *decompressor) expand(compressed []byte, rawLen uint32) ([]byte, error) 
 	if cap(d.buf) < int(rawLen) {
 		d.buf = make([]byte, 0, rawLen)
 	}
+	if err := oneFrame(compressed); err != nil {
+		return nil, err
+	}
 	raw, err := d.dec.DecodeAll(compressed, d.buf[:0:rawLen])
 	if err != nil {
 		return nil, fmt.Errorf("decompress: %w", err)
@@ -246,6 +249,41 @@ func (d *decompressor) expand(compressed []byte, rawLen uint32) ([]byte, error) 
 		return nil, fmt.Errorf("decompress: %d bytes came out, %d were declared", len(raw), rawLen)
 	}
 	return raw, nil
+}
+
+// oneFrame reports whether p is one zstd frame and nothing else (RFC 8878, section 3.1.1). The decoder would pass over skippable frames, in which a
+// trace could carry what no digest covers and no reader shows.
+func oneFrame(p []byte) error {
+	var h zstd.Header
+	if err := h.Decode(p); err != nil {
+		return fmt.Errorf("decompress: read the frame's header: %w", err)
+	}
+	if h.Skippable {
+		return errors.New("decompress: a frame that holds no content")
+	}
+	rest := p[min(h.HeaderSize, len(p)):]
+	for last := false; !last; {
+		if len(rest) < 3 {
+			return errors.New("decompress: the frame is cut off")
+		}
+		block := uint32(rest[0]) | uint32(rest[1])<<8 | uint32(rest[2])<<16
+		last = block&1 != 0
+		size := int(block >> 3)
+		if block>>1&3 == 1 { // RLE: one byte stands for size
+			size = 1
+		}
+		if rest = rest[3:]; len(rest) < size {
+			return errors.New("decompress: the frame is cut off")
+		}
+		rest = rest[size:]
+	}
+	if h.HasCheckSum {
+		rest = rest[min(4, len(rest)):]
+	}
+	if len(rest) > 0 {
+		return fmt.Errorf("decompress: %d bytes follow the frame", len(rest))
+	}
+	return nil
 }
 
 func (d *decompressor) close() { d.dec.Close() }

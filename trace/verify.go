@@ -146,16 +146,18 @@ type verifier struct {
 	lastPos uint64
 	lastT   uint64
 
-	walked  []indexEntry
-	hosts   []byte
-	blobs   hash.Hash
-	inputs  map[uint32]*wholeInput
-	trailer *trailer
-	index   []indexEntry // what the index says, nil if it cannot be read
-	starts  []int64      // offsets of those records, and of the index itself
-	wasted  int64        // bytes of records that turned out damaged
-	indexed bool         // the index record was passed: only the footer may follow
-	footer  *footer
+	walked   []indexEntry
+	hosts    []byte
+	blobs    hash.Hash
+	inputs   map[uint32]*wholeInput
+	trailer  *trailer
+	index    []indexEntry // what the index says, nil if it cannot be read
+	starts   []int64      // offsets of those records, and of the index itself
+	wasted   int64        // bytes of records that turned out damaged
+	indexed  bool         // the index record was passed: only the footer may follow
+	hostSeen bool         // the record after the header was passed
+	lastHost *recordAt    // a later host section: the index has to follow
+	footer   *footer
 }
 
 // run walks the file from the first byte to the last.
@@ -315,6 +317,7 @@ var errIndexed = errors.New("the index lists another record here")
 
 // damaged reports a record that cannot be read and says where to go on.
 func (v *verifier) damaged(offset int64, rec recordAt, err error) (next int64, ok bool) {
+	v.hostSeen, v.lastHost = true, nil // what stands here is not known
 	next, known := v.after(offset)
 	if !known {
 		next, known = rec.end(), rec.kind != 0 && !errors.Is(err, errCut) && v.plausible(rec.end())
@@ -396,6 +399,27 @@ func (v *verifier) plausible(offset int64) bool {
 	return err == nil
 }
 
+// errHostPlace says that a host section stands where none belongs: between others, or a third.
+var errHostPlace = errors.New("a host section stands neither after the header nor before the index")
+
+// placeHosts checks that host sections stand where they belong: one directly after the header, at most one more directly before the index.
+func (v *verifier) placeHosts(rec recordAt) {
+	bad := func(at recordAt, message string) {
+		v.report.add(Finding{Code: CodeHost, Offset: at.offset, Length: at.end() - at.offset, Chunk: -1, Message: message})
+	}
+	if last := v.lastHost; last != nil && rec.kind != recordIndex {
+		bad(*last, errHostPlace.Error())
+	}
+	v.lastHost = nil
+	switch first := !v.hostSeen; {
+	case first && rec.kind != recordHost:
+		bad(rec, "no host section follows the header")
+	case !first && rec.kind == recordHost:
+		v.lastHost = &rec
+	}
+	v.hostSeen = true
+}
+
 func (v *verifier) cutOff(offset int64, message string) {
 	v.report.Truncated = true
 	v.report.add(Finding{Code: CodeTruncated, Offset: offset, Length: v.size - offset, Chunk: -1,
@@ -403,6 +427,7 @@ func (v *verifier) cutOff(offset int64, message string) {
 }
 
 func (v *verifier) record(rec recordAt, body []byte) {
+	v.placeHosts(rec)
 	if v.indexed && rec.kind != recordFooter {
 		v.report.add(Finding{Code: CodeIndex, Offset: rec.offset, Length: rec.end() - rec.offset, Chunk: -1, Message: fmt.Sprintf("a %s stands after the index", rec.kind)})
 	}

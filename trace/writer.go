@@ -131,14 +131,14 @@ func NewWriter(w io.Writer, h *Header, opts Options) (*Writer, error) {
 		tw.free <- &batch{}
 	}
 	tw.batch = <-tw.free
-	if err := tw.sink.begin(encoded, opts.Host); err != nil {
-		return nil, err
-	}
 	if opts.MaxSize > 0 {
 		tw.budget = newBudget(opts.MaxSize, int64(len(encoded)))
 		if least := int64(len(encoded)) + 2*closeReserve; opts.MaxSize < least {
 			return nil, fmt.Errorf("a trace size limit of %d bytes leaves no room for events: it must be at least %d", opts.MaxSize, least)
 		}
+	}
+	if err := tw.sink.begin(encoded, opts.Host); err != nil {
+		return nil, err
 	}
 	go tw.work()
 	if opts.FlushInterval > 0 {
