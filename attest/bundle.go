@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sort"
@@ -169,23 +170,38 @@ func WriteBundle(name string, bundle []byte) error {
 	return nil
 }
 
-// ReadBundle reads a bundle from a file, without checking anything but its size.
+// ReadBundle reads a bundle from a regular file, without checking anything but its size.
 func ReadBundle(name string) ([]byte, error) {
-	info, err := os.Stat(name)
-	if err != nil {
-		return nil, fmt.Errorf("read bundle: %w", err)
-	}
-	if info.Size() > maxBundle {
-		return nil, fmt.Errorf("read bundle: %s has %d bytes, the limit is %d", name, info.Size(), maxBundle)
-	}
-	b, err := os.ReadFile(name)
+	b, err := readBounded(name, maxBundle)
 	if err != nil {
 		return nil, fmt.Errorf("read bundle: %w", err)
 	}
 	return b, nil
 }
 
-// FindBundles lists the bundles beside a trace: trace.sigstore.json, then trace.*.sigstore.json (other signers, countersignatures) by name.
+// readBounded reads a regular file of at most limit bytes. Pipes and devices, which may stand beside a trace that somebody else packed, are refused.
+func readBounded(name string, limit int64) ([]byte, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", name)
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = fmt.Errorf("%s has more than %d bytes", name, limit)
+	}
+	return b, err
+}
+
+// FindBundles lists the bundles beside a trace by the names that [RunPath] and [CountersignPath] give: the first signer's, then by name those of others who vouch
+// for the run or have replayed it.
 func FindBundles(tracePath string) ([]string, error) {
 	entries, err := os.ReadDir(filepath.Dir(tracePath))
 	if err != nil {
@@ -194,7 +210,9 @@ func FindBundles(tracePath string) ([]string, error) {
 	base := filepath.Base(tracePath)
 	var names []string
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), base+".") && strings.HasSuffix(e.Name(), BundleSuffix) {
+		name, ok := strings.CutPrefix(e.Name(), base)
+		middle, suffixed := strings.CutSuffix(name, BundleSuffix)
+		if ok && suffixed && (middle == "" || strings.HasPrefix(middle, ".run-") || strings.HasPrefix(middle, ".replay-")) {
 			names = append(names, e.Name())
 		}
 	}

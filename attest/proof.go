@@ -12,8 +12,11 @@ import (
 // ProofType is the media type of proof files.
 const ProofType = "application/vnd.detvm.proof.v1+json"
 
-// maxProof limits a proof file, in bytes.
-const maxProof = 256 << 20
+// Limits of a proof file: bytes, and nodes of its path or on either side of it, more than any tree has levels.
+const (
+	maxProof = 64 << 20
+	maxNodes = 64
+)
 
 // proofFile is the JSON form of a proof. []byte fields are base64.
 type proofFile struct {
@@ -37,6 +40,9 @@ type proofLeaf struct {
 	Salt    []byte `json:"salt,omitempty"`    //
 	Payload []byte `json:"payload,omitempty"` //
 }
+
+// proofLeafOverhead is what JSON adds to a leaf at most, in bytes.
+const proofLeafOverhead = 64
 
 // ProofOptions choose what a proof holds beside the events.
 type ProofOptions struct {
@@ -78,11 +84,15 @@ func Prove(r *trace.Reader, from, to uint64, opts ProofOptions) ([]byte, error) 
 func (f *proofFile) addLeaves(r *trace.Reader, from, to uint64, payloads bool) error {
 	it := r.Events(from)
 	defer it.Close()
+	size := 0
 	for n := from; n < to && it.Next(); n++ {
 		e := it.Event()
 		leaf := proofLeaf{Event: r.Header().Leaf(e)}
 		if payloads && len(e.Data) > 0 {
 			leaf.Payload, leaf.Salt = bytes.Clone(e.Data), bytes.Clone(e.Salt)
+		}
+		if size += (len(leaf.Event)+len(leaf.Payload)+len(leaf.Salt))*4/3 + proofLeafOverhead; size > maxProof {
+			return fmt.Errorf("the proof would have more than %d bytes: prove fewer events, or leave their payloads out", maxProof)
 		}
 		f.Leaves = append(f.Leaves, leaf)
 	}
@@ -121,6 +131,15 @@ func VerifyProof(proof []byte, bundles [][]byte, policy *Policy) (*Proven, error
 	return out, nil
 }
 
+// ReadProof reads a proof from a regular file, without checking anything but its size.
+func ReadProof(name string) ([]byte, error) {
+	p, err := readBounded(name, maxProof)
+	if err != nil {
+		return nil, fmt.Errorf("read proof: %w", err)
+	}
+	return p, nil
+}
+
 func parseProof(p []byte) (*proofFile, error) {
 	if len(p) > maxProof {
 		return nil, fmt.Errorf("the proof has %d bytes, the limit is %d", len(p), maxProof)
@@ -135,6 +154,9 @@ func parseProof(p []byte) (*proofFile, error) {
 	}
 	if f.MediaType != ProofType {
 		return nil, fmt.Errorf("this is of type %q, not a detvm proof", f.MediaType)
+	}
+	if max(len(f.Path), len(f.Left), len(f.Right)) > maxNodes {
+		return nil, errors.New("the proof has more nodes than any tree has levels")
 	}
 	again, err := marshal(f)
 	if err != nil {

@@ -231,17 +231,25 @@ func identify(r *trace.Reader, report *trace.Report) (Trace, error) {
 
 // NewRun builds the statement about a recorded run from its trace alone. report is that of [trace.Verify]; a trace with findings gets no statement.
 func NewRun(r *trace.Reader, report *trace.Report) (*Statement, error) {
-	id, err := identify(r, report)
+	s, _, err := newRun(r, report)
 	if err != nil {
 		return nil, fmt.Errorf("make statement: %w", err)
+	}
+	return s, nil
+}
+
+func newRun(r *trace.Reader, report *trace.Report) (*Statement, *summary, error) {
+	id, err := identify(r, report)
+	if err != nil {
+		return nil, nil, err
 	}
 	sum, err := summarize(r)
 	if err != nil {
-		return nil, fmt.Errorf("make statement: %w", err)
+		return nil, nil, err
 	}
 	host, err := r.Host()
 	if err != nil {
-		return nil, fmt.Errorf("make statement: %w", err)
+		return nil, nil, err
 	}
 	h := r.Header()
 	run := &Run{
@@ -252,13 +260,13 @@ func NewRun(r *trace.Reader, report *trace.Report) (*Statement, error) {
 			StartTime: time.Unix(0, h.StartTime).UTC().Format(time.RFC3339Nano), Seed: hex.EncodeToString(h.Seed),
 			Configuration: settingsMap(h.Config),
 		},
-		Inputs: []Input{}, Command: list(h.Command), Environment: list(h.Env), Result: sum.result, Checkpoints: sum.checkpoints,
+		Inputs: []Input{}, Command: list(h.Command), Environment: list(h.Env), Result: sum.result, Checkpoints: sum.shown(),
 		Version: valid(h.Version), Host: settingsMap(host),
 	}
 	for _, in := range h.Inputs {
 		run.Inputs = append(run.Inputs, Input{valid(in.Role), valid(in.Name), in.Size, digestSet(string(in.Digest))})
 	}
-	return &Statement{Subject: sum.subjects(id), Run: run}, nil
+	return &Statement{Subject: sum.subjects(id), Run: run}, sum, nil
 }
 
 // NewReplay builds the statement of somebody who replayed a trace and found every event identical. host describes the replaying host and engine. Of a trace
@@ -314,7 +322,7 @@ type summary struct {
 	outputs     map[string]hash.Hash // nil if a payload is withheld
 	end         []Subject
 	result      *Result
-	checkpoints []Checkpoint
+	checkpoints []Checkpoint // the first of them; State is empty where it is withheld
 	withheld    uint64
 	size        int // lower bound of what the statement needs for this
 }
@@ -363,7 +371,7 @@ func (s *summary) add(index uint64, e *trace.Event) error {
 			s.end = append(s.end, Subject{valid("file:" + path), digestSet(digest)})
 		}
 	case trace.KindCheckpoint:
-		if !e.Withheld && len(s.checkpoints) < maxCheckpoints {
+		if len(s.checkpoints) < maxCheckpoints {
 			if err := s.grow(2 * len(e.Data)); err != nil {
 				return err
 			}
@@ -373,6 +381,17 @@ func (s *summary) add(index uint64, e *trace.Event) error {
 		return s.addEnd(e)
 	}
 	return nil
+}
+
+// shown lists the checkpoints that are not withheld.
+func (s *summary) shown() []Checkpoint {
+	list := []Checkpoint{}
+	for _, c := range s.checkpoints {
+		if c.State != "" {
+			list = append(list, c)
+		}
+	}
+	return list
 }
 
 func (s *summary) addEnd(e *trace.Event) error {
