@@ -50,7 +50,7 @@ func (m *Machine) guestReset() {
 func (m *Machine) endIfDue() {
 	if m.replaying {
 		if end, reason := m.replay.hostEnd(); end != nil && m.count >= end.Position {
-			m.endWith(reason, int(end.Value), "")
+			m.endWith(reason, hostCode(reason, end), "")
 			return
 		}
 	}
@@ -69,13 +69,21 @@ func (m *Machine) endIfDue() {
 	case l.Exits > 0 && m.exits >= l.Exits:
 		m.end(OutcomeLimit, fmt.Sprintf("the guest reached --max-exits %d", l.Exits))
 		return
-	case !m.replaying && m.now-m.result.BootTimeNS >= uint64(l.VirtualTime):
+	case !m.replaying && m.now-m.result.BootTimeNS >= uint64(m.virtualTimeLimit()):
 		m.end(OutcomeLimit, fmt.Sprintf("the guest reached the virtual time limit of %v: it may wait for something that never comes", l.VirtualTime))
 		return
 	default:
 		return
 	}
 	m.interrupted = true
+}
+
+// virtualTimeLimit counts from the start of the command. A boot, which a snapshot may have done before, has at least the default.
+func (m *Machine) virtualTimeLimit() time.Duration {
+	if m.result.BootExits == 0 {
+		return max(m.config.Limits.VirtualTime, defaultVirtualTime)
+	}
+	return m.config.Limits.VirtualTime
 }
 
 // serialLog keeps the end of what the guest's kernel wrote to the UART.

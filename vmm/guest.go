@@ -96,6 +96,7 @@ func (m *Machine) output(kind trace.Kind, p []byte) {
 	if sink.w != nil && sink.err == nil {
 		if _, err := sink.w.Write(p); err != nil {
 			sink.err = err
+			m.interrupted = m.interrupted || m.replaying // by the host of the replay, which is no difference
 			m.endWith(OutcomeOutputFailure, 1, "write the guest's output: "+err.Error())
 		}
 	}
@@ -132,7 +133,7 @@ func (m *Machine) answerStdin() error {
 func (m *Machine) sendStdin(data []byte) error {
 	p, err := m.session.Stdin(len(data), len(data) == 0)
 	if err != nil {
-		return nil // the command has ended meanwhile
+		return fmt.Errorf("answer the guest's demand for input: %w", err)
 	}
 	m.send(portControl, p)
 	m.send(portStdin, data)
@@ -141,7 +142,7 @@ func (m *Machine) sendStdin(data []byte) error {
 
 // asynchronousInputs delivers what came from outside by itself, where the position can be found again in a replay.
 func (m *Machine) asynchronousInputs(reason vcpu.Reason) (delivered bool, err error) {
-	if m.stdinWanted > 0 {
+	if m.stdinWanted > 0 && m.outcome == nil {
 		delivered = true
 		if err := m.answerStdin(); err != nil {
 			return delivered, err
@@ -160,6 +161,13 @@ func (m *Machine) asynchronousInputs(reason vcpu.Reason) (delivered bool, err er
 		if e == nil || err != nil {
 			return delivered, err
 		}
+		control, err := m.control(e)
+		if err != nil && m.replaying {
+			return delivered, m.logError(m.replay.refused())
+		}
+		if err != nil {
+			continue // the command does not take it, so it is no input of the run
+		}
 		m.stamp(e)
 		if err := m.log.event(e); errors.Is(err, trace.ErrSizeLimit) {
 			m.end(OutcomeLimit, traceFull) // a replay does not see this input, and ends at this position like one that the host ended
@@ -167,26 +175,29 @@ func (m *Machine) asynchronousInputs(reason vcpu.Reason) (delivered bool, err er
 		} else if err := m.logError(err); err != nil || m.outcome != nil {
 			return delivered, err
 		}
-		if err := m.deliver(e); err != nil {
-			return delivered, err
+		m.send(portControl, control)
+		if e.Kind == trace.KindStdin {
+			m.send(portStdin, e.Data)
 		}
 		delivered = true
+	}
+	if m.outcome == nil && m.replaying && m.replay.asyncDue(m.count) { // an input for a command that does not run
+		return delivered, m.logError(m.replay.refused())
 	}
 	return delivered, nil
 }
 
-func (m *Machine) deliver(e *trace.Event) error {
-	switch e.Kind {
-	case trace.KindSignal:
-		if p, err := m.session.Signal(int(e.Value)); err == nil {
-			m.send(portControl, p)
-		}
-	case trace.KindWinsize:
-		if p, err := m.session.Winsize(uint16(e.Value>>16), uint16(e.Value)); err == nil {
-			m.send(portControl, p)
-		}
-	case trace.KindStdin:
-		return m.sendStdin(e.Data)
+// control is what the agent is told of an input that arrived by itself. An error says that the command takes no such input.
+func (m *Machine) control(e *trace.Event) ([]byte, error) {
+	switch {
+	case e.Kind == trace.KindSignal:
+		return m.session.Signal(int(e.Value))
+	case e.Kind == trace.KindWinsize:
+		return m.session.Winsize(uint16(e.Value>>16), uint16(e.Value))
+	case !m.config.Terminal: // such a command asks for its input
+		return nil, errUnasked
 	}
-	return nil
+	return m.session.Stdin(len(e.Data), len(e.Data) == 0)
 }
+
+var errUnasked = errors.New("input that nobody asked for")

@@ -65,9 +65,32 @@ type replayer struct {
 	events   *trace.Iterator
 	next     *trace.Event // the event that has to come now
 	have     bool         // next is valid
+	stopped  bool         // until was true
 	index    uint64       // of next
 	until    func(index uint64, e *trace.Event) bool
 	progress func(index uint64)
+	status   *trace.Status // as the trace says; nil when it was cut off
+	disks    bool          // the run had disks: their blocks may not have fitted
+}
+
+// wrongStatus says what is wrong with the trace's status after a run that ended like this, or "".
+func (r *replayer) wrongStatus(o Outcome) string {
+	if r.status == nil {
+		return ""
+	}
+	ok := false
+	switch *r.status {
+	case trace.StatusComplete:
+		ok = o != OutcomeStopped && o != OutcomeTraceFull
+	case trace.StatusAborted:
+		ok = o == OutcomeStopped
+	case trace.StatusSizeLimit:
+		ok = o == OutcomeTraceFull || o == OutcomeLimit || r.disks
+	}
+	if ok {
+		return ""
+	}
+	return fmt.Sprintf("the trace has the status %v, but its run ended with %s", *r.status, o)
 }
 
 // newReplayer starts at the first event. A trace that does not end with an end event (cut off, or full) stops the replay after its last one.
@@ -76,15 +99,22 @@ func newReplayer(t *trace.Reader, until func(uint64, *trace.Event) bool, progres
 	if n == 0 {
 		return nil, errors.New("the trace was cut off before its first event")
 	}
+	footer, whole := t.Footer()
 	last, err := t.Event(n - 1)
 	if err != nil {
 		return nil, fmt.Errorf("read the last event of the trace: %w", err)
+	}
+	if last.Kind != trace.KindEnd && whole {
+		return nil, errors.New("the trace is closed but does not say how the run ended")
 	}
 	if last.Kind != trace.KindEnd {
 		asked := until
 		until = func(i uint64, e *trace.Event) bool { return i == n-1 || asked != nil && asked(i, e) }
 	}
-	r := &replayer{events: t.Events(0), until: until, progress: progress}
+	r := &replayer{events: t.Events(0), until: until, progress: progress, disks: len(t.Header().Inputs) > 2}
+	if whole {
+		r.status = &footer.Status
+	}
 	return r, r.advance()
 }
 
@@ -97,6 +127,17 @@ func (r *replayer) hostEnd() (end *trace.Event, reason Outcome) {
 		return nil, ""
 	}
 	return r.next, reason
+}
+
+// hostCode is the exit code of a run that its host ended: of the one who stopped it, else that of the reason.
+func hostCode(reason Outcome, end *trace.Event) int {
+	switch reason {
+	case OutcomeStopped:
+		return int(end.Value)
+	case OutcomeLimit, OutcomeStalled, OutcomeTraceFull:
+		return ExitLimit
+	}
+	return 1
 }
 
 // fullAt is the recorded end of the run, if e is the event for which the trace had no more room.
@@ -135,11 +176,14 @@ func (r *replayer) advance() error {
 
 // expect compares an event with the trace and steps over it.
 func (r *replayer) expect(e *trace.Event) error {
-	if end, reason := r.hostEnd(); end != nil && e.Kind != trace.KindEnd && e.Position >= end.Position {
-		return &recordedEnd{reason, int(end.Value)} // the run was stopped before this event
+	if r.stopped { // what the last exit still has to log comes after the end
+		return errReplayEnd
+	}
+	if end, reason := r.hostEnd(); end != nil && e.Kind != trace.KindEnd && e.Position > end.Position {
+		return &recordedEnd{reason, hostCode(reason, end)} // the run was stopped before this event
 	}
 	if end := r.fullAt(e); end != nil {
-		return &recordedEnd{OutcomeTraceFull, int(end.Value)}
+		return &recordedEnd{OutcomeTraceFull, hostCode(OutcomeTraceFull, end)}
 	}
 	if !r.have {
 		return &Divergence{Index: r.index, Got: cloneEvent(e), Reason: "the trace ends here, but the replay goes on"}
@@ -156,6 +200,7 @@ func (r *replayer) expect(e *trace.Event) error {
 		return err
 	}
 	if stop {
+		r.stopped = true
 		return errReplayEnd
 	}
 	return nil
@@ -172,14 +217,22 @@ type recordedEnd struct {
 func (e *recordedEnd) Error() string { return "the recorded run ended here: " + string(e.reason) }
 
 func (r *replayer) input(e *trace.Event, _ func(*trace.Event) error) error {
+	if end, reason := r.hostEnd(); end != nil && e.Position >= end.Position {
+		return &recordedEnd{reason, hostCode(reason, end)} // the run was stopped while it waited
+	}
 	if r.have && r.next.Kind == e.Kind && !isAsync(r.next) {
 		fillInput(e, r.next)
 	}
 	return r.expect(e)
 }
 
+// asyncDue reports whether the next event is an input that arrived by itself at this position or before.
+func (r *replayer) asyncDue(position uint64) bool {
+	return r.have && isAsync(r.next) && r.next.Position <= position
+}
+
 func (r *replayer) async(position uint64, _ func() *trace.Event) (*trace.Event, error) {
-	if !r.have || !isAsync(r.next) || r.next.Position > position {
+	if !r.asyncDue(position) {
 		return nil, nil
 	}
 	if r.next.Withheld {
@@ -206,6 +259,11 @@ func fillInput(e, recorded *trace.Event) {
 	case trace.KindHalt:
 		e.Value = min(recorded.Value, maxIdle)
 	}
+}
+
+// refused says that the next event is an input that the machine does not take here.
+func (r *replayer) refused() *Divergence {
+	return &Divergence{Index: r.index, Want: cloneEvent(r.next), Reason: "the machine takes no such input here"}
 }
 
 func (r *replayer) nextAsync() uint64 {

@@ -297,7 +297,7 @@ func (m *Machine) Run(ctx context.Context) (*Result, error) {
 
 // bootOrRestore brings the machine to its first instruction, or to the boot boundary when a snapshot of it exists.
 func (m *Machine) bootOrRestore() error {
-	if m.config.SnapshotDir == "" {
+	if m.config.SnapshotDir == "" || m.config.Limits.Exits > 0 { // such a limit counts the boot, and may end it
 		return m.loadGuest()
 	}
 	key, err := m.snapshotKey()

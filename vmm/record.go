@@ -153,7 +153,6 @@ func (m *Machine) hostSection() []trace.Setting {
 		{Key: "engine", Value: m.caps.Engine},
 		{Key: "host", Value: runtime.GOOS + "/" + runtime.GOARCH},
 		{Key: "recorded-at", Value: m.began.UTC().Format(time.RFC3339)},
-		{Key: "from-snapshot", Value: strconv.FormatBool(m.result.FromSnapshot)},
 	}
 }
 
@@ -195,6 +194,7 @@ func (m *Machine) endLog(state Digest) error {
 		}
 	}
 	sum, err := m.writer.Close(status, []trace.Setting{
+		{Key: "from-snapshot", Value: strconv.FormatBool(m.result.FromSnapshot)},
 		{Key: "wall-ns", Value: strconv.FormatInt(m.wall().Nanoseconds(), 10)},
 	})
 	if err != nil {

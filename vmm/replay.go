@@ -136,6 +136,11 @@ func (m *Machine) Replay(ctx context.Context) (*ReplayResult, error) {
 		rr.Divergence = d
 		return rr, nil
 	}
+	if reason := m.replay.wrongStatus(result.Outcome); reason != "" {
+		rr.Divergence = &Divergence{Index: m.replay.index, Reason: reason}
+		rr.Divergence.complete(m)
+		return rr, nil
+	}
 	rr.Identical, rr.Complete = same, true
 	return rr, nil
 }

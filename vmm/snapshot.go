@@ -39,6 +39,11 @@ type pageRun struct{ gpa, pages uint64 }
 
 // writeSnapshot stores sections and RAM, whose digests must be up to date, in dir under key, atomically: readers see the whole file or none.
 func writeSnapshot(dir string, key Digest, sections []section, mem *memoryDigest) (err error) {
+	for _, s := range sections {
+		if len(s.data) > snapshotSectionMax {
+			return fmt.Errorf("write a snapshot: its section %s of %d bytes is too long", s.name, len(s.data))
+		}
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make the snapshot directory: %w", err)
 	}

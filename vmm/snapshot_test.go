@@ -108,6 +108,16 @@ func TestDamagedSnapshotLeavesMemoryAllZeros(t *testing.T) {
 	}
 }
 
+func TestASnapshotThatCouldNotBeReadIsNotWritten(t *testing.T) {
+	dir := t.TempDir()
+	if err := writeSnapshot(dir, Digest{1}, []section{{"events", make([]byte, snapshotSectionMax+1)}}, newMemoryDigest(testMemory(t))); err == nil {
+		t.Error("a section that is too long was written")
+	}
+	if list, err := ListSnapshots(dir); err != nil || len(list) != 0 {
+		t.Errorf("there is %v, %v", list, err)
+	}
+}
+
 func TestPruneKeepsTheMostRecentlyUsed(t *testing.T) {
 	dir, mem := t.TempDir(), newMemoryDigest(testMemory(t))
 	for i := range 4 {

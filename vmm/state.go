@@ -114,6 +114,10 @@ func (m *Machine) keepSnapshot(key Digest, state *vcpu.State) error {
 		m.verbose("the boot used a disk: no snapshot is kept")
 		return nil
 	}
+	if boot.full || m.stdout.size+m.stderr.size > 0 {
+		m.verbose("the boot logged too much or had output: no snapshot is kept")
+		return nil
+	}
 	sections, err := m.sections(state)
 	if err != nil {
 		return err
@@ -148,10 +152,23 @@ func ptr[T any](v T) *T { return &v }
 type bootLog struct {
 	inner  eventLog
 	events []trace.Event
+	size   int // bytes of their payloads
+	full   bool
 }
 
+// Bounds on what a boot may log and still be kept; detvm's own logs some hundred events.
+const (
+	bootEventsMax  = 1 << 17
+	bootPayloadMax = 8 << 20
+)
+
 func (b *bootLog) event(e *trace.Event) error {
-	b.events = append(b.events, e.Clone())
+	b.size += len(e.Data)
+	if b.full = b.full || len(b.events) == bootEventsMax || b.size > bootPayloadMax; b.full {
+		b.events = nil
+	} else {
+		b.events = append(b.events, e.Clone())
+	}
 	return b.inner.event(e)
 }
 

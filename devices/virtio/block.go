@@ -116,19 +116,7 @@ func readConfig(config []byte, offset uint64, p []byte) {
 
 // Notify implements [Device].
 func (d *Block) Notify(int) error {
-	q := d.bus.Queue(0)
-	for {
-		ok, err := q.Pop(&d.chain)
-		if !ok || err != nil {
-			return err
-		}
-		if err := d.request(&d.chain); err != nil {
-			return err
-		}
-		if err := q.Push(&d.chain); err != nil {
-			return err
-		}
-	}
+	return d.bus.Queue(0).serve(&d.chain, d.request)
 }
 
 // request carries out one request and writes its status, the last byte of the chain.

@@ -286,3 +286,48 @@ func BenchmarkBlockRead4K(b *testing.B) {
 		d.tr.Write(regQueueNotify, reg)
 	}
 }
+
+// selfFeeding is an image whose sector n, read over rings and request header, makes the driver offer one more request: for sector n+1.
+type selfFeeding struct{ at, header int }
+
+func (s selfFeeding) ReadAt(p []byte, at int64) (int, error) {
+	clear(p)
+	n := int(at / SectorSize)
+	le.PutUint16(p[s.at+2:], uint16(n+2))            // avail.idx; the ring entries are all 0
+	le.PutUint32(p[s.header:], blockIn)              // type
+	le.PutUint64(p[s.header+8:], uint64(n+1)&0xffff) // sector
+	return len(p), nil
+}
+
+// A guest whose disk requests make further disk requests ends within its notification.
+func TestANotificationEnds(t *testing.T) {
+	const page = 0x2000
+	disk, err := NewDisk(selfFeeding{0, 256}, 65536*SectorSize, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	requests := 0
+	d := newSmallDriver(t, NewBlock(disk, BlockOptions{OnRead: func(uint64, int) {
+		if requests++; requests > 1000 {
+			panic("the notification does not end")
+		}
+	}}))
+	if !d.negotiate(d.offered() &^ FeatureEventIdx) {
+		t.Fatal("features refused")
+	}
+	d.set(regQueueSel, 0)
+	d.set(regQueueNum, 8)
+	d.set(regQueueDescLow, 0x1000)
+	d.set(regQueueAvailLow, page)
+	d.set(regQueueUsedLow, 0x1200)
+	d.set(regQueueReady, 1)
+	d.set(regStatus, StatusAcknowledge|StatusDriver|StatusFeaturesOK|StatusDriverOK)
+	d.writeDesc(0x1000, 0, page+256, 16, descNext, 1)
+	d.writeDesc(0x1000, 1, page, 512, descNext|descWrite, 2)
+	d.writeDesc(0x1000, 2, 0x1300, 1, descWrite, 0)
+	le.PutUint16(d.mem.bytes[page+2:], 1)
+	d.kick(0)
+	if requests != 8 {
+		t.Errorf("%d requests in one notification of a queue of 8", requests)
+	}
+}

@@ -75,7 +75,7 @@ type port struct {
 type Console struct {
 	bus        Bus
 	chain      Chain
-	outChain   Chain // its own, since OnOutput may call Send while it is in use
+	outChain   Chain // of what the driver sends; its own, since answering it may send to the driver
 	ports      []port
 	cols, rows uint16
 	control    []byte // messages waiting for buffers, each after its length in one byte
@@ -235,21 +235,14 @@ func (d *Console) Notify(queue int) error {
 
 // output hands what the guest wrote to a port to the machine.
 func (d *Console) output(port, queue int) error {
-	q := d.bus.Queue(queue)
-	for {
-		ok, err := q.Pop(&d.outChain)
-		if !ok || err != nil {
-			return err
-		}
+	return d.bus.Queue(queue).serve(&d.outChain, func(c *Chain) error {
 		if p := d.port(port); p != nil && p.config.OnOutput != nil {
-			for data := d.outChain.NextRead(MaxChainBytes); data != nil; data = d.outChain.NextRead(MaxChainBytes) {
+			for data := c.NextRead(MaxChainBytes); data != nil; data = c.NextRead(MaxChainBytes) {
 				p.config.OnOutput(data)
 			}
 		}
-		if err := q.Push(&d.outChain); err != nil {
-			return err
-		}
-	}
+		return nil
+	})
 }
 
 // deliver moves a port's pending input to the driver's buffers, and closes the port behind it if that was asked.
@@ -333,24 +326,14 @@ func (d *Console) deliverControl() error {
 
 // readControl handles the driver's control messages.
 func (d *Console) readControl() error {
-	q := d.bus.Queue(queueControlOut)
-	for {
-		ok, err := q.Pop(&d.chain)
-		if !ok || err != nil {
-			return err
-		}
+	return d.bus.Queue(queueControlOut).serve(&d.outChain, func(c *Chain) error {
 		var m [controlSize]byte
-		if d.chain.Read(m[:]) != len(m) {
+		if c.Read(m[:]) != len(m) {
 			return queueError("a short console control message")
 		}
-		if err := q.Push(&d.chain); err != nil {
-			return err
-		}
 		le := binary.LittleEndian
-		if err := d.handleControl(le.Uint32(m[:]), le.Uint16(m[4:]), le.Uint16(m[6:])); err != nil {
-			return err
-		}
-	}
+		return d.handleControl(le.Uint32(m[:]), le.Uint16(m[4:]), le.Uint16(m[6:]))
+	})
 }
 
 // handleControl acts on one message (5.3.6.1). Messages about ports that do not exist, and failures that the driver reports, change nothing.

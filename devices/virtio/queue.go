@@ -113,6 +113,24 @@ func (q *Queue) Push(c *Chain) error {
 	return nil
 }
 
+// serve answers the chains that wait, in order, each loaded into c: at most a queue full of them. More cannot be waiting, unless the answers themselves write
+// the ring, as requests to a disk can; such a driver has to notify again.
+func (q *Queue) serve(c *Chain, answer func(*Chain) error) error {
+	for range q.size {
+		ok, err := q.Pop(c)
+		if !ok || err != nil {
+			return err
+		}
+		if err := answer(c); err != nil {
+			return err
+		}
+		if err := q.Push(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // publish shows the driver what was pushed and how far the available ring was read, and reports whether it wants an interrupt for
 // it (2.7.7.2, 2.7.10).
 func (q *Queue) publish() (interrupt bool, err error) {

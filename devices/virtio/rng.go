@@ -111,21 +111,19 @@ func (d *RNG) Reset() {}
 
 // Notify implements [Device].
 func (d *RNG) Notify(int) error {
-	q := d.bus.Queue(0)
-	for d.seeded {
-		ok, err := q.Pop(&d.chain)
-		if !ok || err != nil {
-			return err
-		}
-		if d.chain.ReadLeft() > 0 || d.chain.WriteLeft() == 0 { // 5.4.6.1
-			return queueError("an entropy request that is not write-only")
-		}
-		for p := d.chain.NextWrite(MaxChainBytes); p != nil; p = d.chain.NextWrite(MaxChainBytes) {
-			if err := d.fill(p); err != nil {
-				return err
-			}
-		}
-		if err := q.Push(&d.chain); err != nil {
+	if !d.seeded {
+		return nil
+	}
+	return d.bus.Queue(0).serve(&d.chain, d.answer)
+}
+
+// answer fills a request with the next bytes of the stream.
+func (d *RNG) answer(c *Chain) error {
+	if c.ReadLeft() > 0 || c.WriteLeft() == 0 { // 5.4.6.1
+		return queueError("an entropy request that is not write-only")
+	}
+	for p := c.NextWrite(MaxChainBytes); p != nil; p = c.NextWrite(MaxChainBytes) {
+		if err := d.fill(p); err != nil {
 			return err
 		}
 	}
