@@ -203,7 +203,7 @@ func runScripts(t *testing.T, suite, cpu, dir string) {
 			"same": same, "code": code, "fails": fails, "signal": signalled,
 			"jsonsame": jsonSame, "jsonother": jsonOther, "jsonhas": jsonHas, "nothing": nothing, "paced": paced, "flip": flip, "replays": replays,
 			"triplefault": tripleFault, "kernels": kernels, "parted": parted,
-			"initramfs": makeInitramfs,
+			"initramfs": makeInitramfs, "chunks": cutAtChunks,
 		},
 	})
 }
@@ -521,6 +521,29 @@ func parted(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("the replay parted at event %d in %s (suspect: %s), the recordings at event %d in %s", d.Event, d.Reason, d.Suspect, n-1, reason)
 	}
 	ts.Logf("event %d, %s", n-1, reason)
+}
+
+// cutAtChunks writes copies PREFIX-1, PREFIX-2, … of a trace that end behind its first, second, … chunk (docs/trace-format.md, section 1).
+func cutAtChunks(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: chunks TRACE PREFIX")
+	}
+	const magic, head, checksum = 8, 5, 4
+	data, n := []byte(ts.ReadFile(args[0])), 0
+	for at := magic; at+head < len(data); {
+		kind := data[at]
+		at += head + int(binary.LittleEndian.Uint32(data[at+1:])) + checksum
+		switch kind {
+		case 'E':
+			n++
+			ts.Check(os.WriteFile(ts.MkAbs(fmt.Sprintf("%s-%d", args[1], n)), data[:at], 0o644))
+		case 'F':
+			at = len(data)
+		}
+	}
+	if n < 3 {
+		ts.Fatalf("%d chunks are too few to say anything", n)
+	}
 }
 
 // tripleFault writes an ELF kernel of one instruction, UD2, for which it has no interrupt table.

@@ -131,6 +131,9 @@ func TestACutFileReadsUpToTheCut(t *testing.T) {
 		if rep.OK() || !rep.Truncated {
 			t.Fatalf("cut at %d of %d: not reported as truncated: %v", n, len(file), rep.Findings)
 		}
+		if err := rep.Damage(); err != nil && int64(n) >= full.records[0].end() {
+			t.Fatalf("cut at %d of %d: %v", n, len(file), err)
+		}
 		want := uint64(0)
 		for _, c := range full.chunks {
 			if c.record.end() <= int64(n) {

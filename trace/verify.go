@@ -7,6 +7,7 @@ import (
 	"hash"
 	"io"
 	"slices"
+	"strings"
 )
 
 // Code names what kind of damage a [Finding] is about.
@@ -77,6 +78,17 @@ type Report struct {
 
 // OK reports whether nothing is wrong.
 func (r *Report) OK() bool { return len(r.Findings) == 0 }
+
+// Damage is nil if nothing is wrong but that the recording was cut off: what there is of the trace can be relied on. Else it tells of the first finding.
+func (r *Report) Damage() error {
+	cut := Report{Omitted: r.Omitted}
+	for _, f := range r.Findings {
+		if f.Code != CodeTruncated {
+			cut.Findings = append(cut.Findings, f)
+		}
+	}
+	return cut.Err()
+}
 
 // Err is nil if nothing is wrong, and otherwise tells of the first finding.
 func (r *Report) Err() error {
@@ -323,7 +335,7 @@ func (v *verifier) damaged(offset int64, rec recordAt, err error) (next int64, o
 		next, known = rec.end(), rec.kind != 0 && !errors.Is(err, errCut) && v.plausible(rec.end())
 	}
 	if !known && v.trailer == nil {
-		if errors.Is(err, errChecksum) && rec.end() < v.size || errors.Is(err, errType) {
+		if errors.Is(err, errChecksum) && rec.end() < v.size || errors.Is(err, errType) && !v.trailerBegins(offset) {
 			v.lost(offset, v.size, rec, err)
 			v.report.Truncated = true
 			return 0, false
@@ -336,6 +348,16 @@ func (v *verifier) damaged(offset int64, rec recordAt, err error) (next int64, o
 	}
 	v.lost(offset, next, rec, err)
 	return next, true
+}
+
+// trailerBegins reports whether the file's last bytes, from offset on, are the beginning of a trailer.
+func (v *verifier) trailerBegins(offset int64) bool {
+	if v.size-offset >= trailerSize {
+		return false
+	}
+	b := make([]byte, min(v.size-offset, int64(len(trailerMagic))))
+	_, err := v.r.ReadAt(b, offset)
+	return err == nil && strings.HasPrefix(trailerMagic, string(b))
 }
 
 // lost reports bytes [offset, end) as unreadable.

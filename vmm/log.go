@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"reflect"
 
+	"github.com/detvm/detvm/guestagent"
 	"github.com/detvm/detvm/trace"
 	"github.com/detvm/detvm/vcpu"
 )
@@ -334,6 +336,8 @@ func (d *Divergence) complete(m *Machine) {
 func Suspect(want, got *trace.Event, reason string) string {
 	kind := func(k trace.Kind) bool { return want != nil && want.Kind == k || got != nil && got.Kind == k }
 	switch {
+	case want != nil && got != nil && want.Kind == trace.KindStart && got.Kind == trace.KindStart:
+		return suspectStart(want.Data, got.Data)
 	case kind(trace.KindStdin) || kind(trace.KindSignal) || kind(trace.KindWinsize) || kind(trace.KindStart):
 		return "input"
 	case kind(trace.KindInterrupt) && (reason == "kind" || reason == "position" || reason == "value"):
@@ -344,6 +348,40 @@ func Suspect(want, got *trace.Event, reason string) string {
 		return "randomness"
 	}
 	return "memory"
+}
+
+// suspectStart compares what two commands were started with: only another seed, only another time, or anything else.
+func suspectStart(want, got []byte) string {
+	a, b := decodeStart(want), decodeStart(got)
+	if a == nil || b == nil {
+		return "input"
+	}
+	suspect := "input"
+	switch {
+	case a.Seed != b.Seed:
+		suspect = "randomness"
+	case a.WallClock != b.WallClock:
+		suspect = "clock"
+	}
+	a.Seed, a.WallClock = b.Seed, b.WallClock
+	if !reflect.DeepEqual(a, b) {
+		return "input"
+	}
+	return suspect
+}
+
+// decodeStart reads the payload of a start event, or returns nil.
+func decodeStart(p []byte) *guestagent.Start {
+	d := guestagent.NewDecoder(guestagent.FromHost)
+	if _, err := d.Write(p); err != nil {
+		return nil
+	}
+	m, _, err := d.Next()
+	start, ok := m.(*guestagent.Start)
+	if err != nil || !ok {
+		return nil
+	}
+	return start
 }
 
 func formatRegisters(s *vcpu.State) string {

@@ -271,12 +271,11 @@ func (m *Machine) Run(ctx context.Context) (*Result, error) {
 	}
 	stopKick := context.AfterFunc(m.ctx, m.cpu.Kick)
 	defer stopKick()
-	if m.config.Record != nil {
-		if err := m.startRecording(); err != nil {
-			return nil, err
+	defer func() {
+		if m.writer != nil {
+			m.writer.Abandon() // does nothing once finish has closed it
 		}
-		defer m.writer.Abandon() // does nothing once finish has closed it
-	}
+	}()
 	m.watch = watchStalls(m)
 	defer m.watch.stop()
 	if err := m.bootOrRestore(); err != nil {
@@ -314,13 +313,16 @@ func (m *Machine) bootOrRestore() error {
 		return err
 	}
 	m.verbose("no boot snapshot: " + err.Error())
+	if err := m.loadGuest(); err != nil {
+		return err
+	}
 	m.boot = &bootLog{inner: m.log}
 	m.log, m.logging = m.boot, true
 	m.onReady = func(state *vcpu.State) error { return m.keepSnapshot(key, state) }
-	return m.loadGuest()
+	return nil
 }
 
-// loadGuest places kernel and initramfs and sets the processor to the kernel's entry.
+// loadGuest places kernel and initramfs, sets the processor to the kernel's entry and opens the trace of a recording.
 func (m *Machine) loadGuest() error {
 	if err := m.loadBootFiles(); err != nil {
 		return err
@@ -333,7 +335,7 @@ func (m *Machine) loadGuest() error {
 		return fmt.Errorf("set the processor to the kernel's entry: %w", err)
 	}
 	m.pic.SetELCR(m.virtioELCR())
-	return nil
+	return m.startRecording()
 }
 
 // deadline is the earliest virtual time at which a device wants to act.

@@ -121,9 +121,12 @@ func decodeCPUID(s string) ([]vcpu.CPUIDLeaf, error) {
 	return table, nil
 }
 
-// startRecording opens the trace.
+// startRecording opens the trace of a run that is recorded, once the machine stands ready: what fails before leaves none.
 func (m *Machine) startRecording() error {
 	r := m.config.Record
+	if r == nil {
+		return nil
+	}
 	header := m.traceHeader(r.Hash, r.Redactable)
 	w, err := trace.NewWriter(r.W, header, trace.Options{MaxSize: r.MaxSize, Host: m.hostSection()})
 	if err != nil {

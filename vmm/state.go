@@ -223,6 +223,9 @@ func (m *Machine) restore(key Digest) error {
 	if err != nil || len(messages) != 1 {
 		return fmt.Errorf("restore the conversation with the agent: %w", errSnapshotCorrupt)
 	}
+	if err := m.startRecording(); err != nil {
+		return err
+	}
 	if m.logging {
 		err := trace.DecodeEvents(find("events"), m.log.event)
 		if err := m.logError(err); err != nil || m.outcome != nil {

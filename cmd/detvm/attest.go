@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 	"time"
@@ -129,7 +128,7 @@ func (f *signFlags) sign(ctx context.Context, s *attest.Statement) (bundle []byt
 
 // attestRun signs the statement about a recorded run and stores it beside the trace.
 func (f *signFlags) attestRun(ctx context.Context, path, output string) (string, error) {
-	r, report, closer, err := openWhole(path)
+	r, report, closer, err := openWhole(ctx, path)
 	if err != nil {
 		return "", err
 	}
@@ -146,23 +145,6 @@ func (f *signFlags) attestRun(ctx context.Context, path, output string) (string,
 		output = attest.RunPath(path, keyID)
 	}
 	return output, attest.WriteBundle(output, bundle)
-}
-
-// openWhole opens a trace and checks all of it.
-func openWhole(path string) (*trace.Reader, *trace.Report, io.Closer, error) {
-	r, closer, err := openTrace(path)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	report, err := r.Verify(nil)
-	if err == nil {
-		err = report.Err()
-	}
-	if err != nil {
-		_ = closer.Close()
-		return nil, nil, nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return r, report, closer, nil
 }
 
 func newAttestCommand() *cobra.Command {

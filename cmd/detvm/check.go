@@ -1,10 +1,13 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,6 +23,7 @@ type checkReport struct {
 	StateSHA256   string          `json:"state_sha256"`
 	TraceRoot     string          `json:"trace_root"`
 	ExitCode      int             `json:"exit_code"`
+	Message       string          `json:"message,omitempty"`    // of the run: that the command does not exist, say
 	Difference    *traceDiff      `json:"difference,omitempty"` // between the first run and the first that was not equal
 	DifferentRun  int             `json:"different_run,omitempty"`
 	Variations    []variationDiff `json:"variations"`
@@ -30,13 +34,6 @@ type variationDiff struct {
 	Name      string     `json:"name"`
 	Changes   []string   `json:"changes"` // of stdout, stderr, exit code, disk, timing
 	FirstSeen *eventDiff `json:"first_seen,omitempty"`
-}
-
-// eventDiff is the first event after the start of the command that a variation changed.
-type eventDiff struct {
-	Event   uint64 `json:"event"`
-	What    string `json:"what"`
-	Program string `json:"program,omitempty"`
 }
 
 // checkedRun is one recorded run.
@@ -62,11 +59,17 @@ what those change. Exit code 1 when equal runs differ, which is a bug in detvm o
 			if runs < 2 {
 				return usagef("--runs %d: want 2 or more", runs)
 			}
+			if f.diskOut != "" {
+				return usagef("--disk-out: of which run? check keeps none: use 'detvm run'")
+			}
 			dir, err := os.MkdirTemp("", "detvm-check-")
 			if err != nil {
 				return fmt.Errorf("make a directory for the traces: %w", err)
 			}
 			defer os.RemoveAll(dir)
+			if stdin, err = rereadable(stdin, dir); err != nil {
+				return err
+			}
 			k := &checker{cmd: cmd, flags: f, args: args, dir: dir, stdin: stdin}
 			k.bar = newProgress(cmd.ErrOrStderr(), "check", uint64(runs+2))
 			report, err := k.check(runs)
@@ -90,6 +93,30 @@ what those change. Exit code 1 when equal runs differ, which is a bug in detvm o
 	c.Flags().StringVar(&stdin, "stdin", "", "file to feed to the command (default: empty input)")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c
+}
+
+// rereadable is a file with the bytes of the one at path that every run can read from the start: itself, or what has come out of a pipe or device.
+func rereadable(path, dir string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	in, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("open --stdin: %w", err)
+	}
+	defer in.Close()
+	info, err := in.Stat()
+	if err != nil || info.Mode().IsRegular() {
+		return path, err
+	}
+	kept := filepath.Join(dir, "stdin")
+	if err := writeFile(kept, func(w io.Writer) error {
+		_, err := io.Copy(w, in)
+		return err
+	}); err != nil {
+		return "", fmt.Errorf("keep --stdin for every run: %w", err)
+	}
+	return kept, nil
 }
 
 type checker struct {
@@ -125,7 +152,7 @@ func (k *checker) run(name string, vary func(*vmm.Config)) (*checkedRun, error) 
 	defer file.Close()
 	config.Record = &vmm.Recording{W: file, Hash: trace.SHA256}
 	vary(&config)
-	result, err := runMachine(k.cmd.Context(), config, "", false)
+	result, err := vmm.Run(k.cmd.Context(), config)
 	if err != nil {
 		return nil, err
 	}
@@ -157,7 +184,8 @@ func (k *checker) check(runs int) (*checkReport, error) {
 	if err != nil {
 		return nil, err
 	}
-	report := &checkReport{Deterministic: true, Runs: 1, StateSHA256: first.result.StateSHA256, TraceRoot: first.result.TraceRoot, ExitCode: first.result.ExitCode}
+	report := &checkReport{Deterministic: true, Runs: 1, StateSHA256: first.result.StateSHA256, TraceRoot: first.result.TraceRoot, ExitCode: first.result.ExitCode,
+		Message: first.result.Message, Variations: []variationDiff{}}
 	for n := 1; n < runs; n++ {
 		again, err := k.run(fmt.Sprintf("run-%d", n), same)
 		if err != nil {
@@ -168,7 +196,7 @@ func (k *checker) check(runs int) (*checkReport, error) {
 			continue
 		}
 		report.Deterministic, report.DifferentRun = false, n
-		report.Difference, err = diffFiles(first.path, again.path)
+		report.Difference, err = k.difference(first, again)
 		return report, err
 	}
 	for _, v := range []struct {
@@ -187,7 +215,7 @@ func (k *checker) check(runs int) (*checkReport, error) {
 		if err != nil {
 			return nil, err
 		}
-		d, err := compareVariation(v.name, first, other)
+		d, err := compareVariation(k.cmd.Context(), v.name, first, other)
 		if err != nil {
 			return nil, err
 		}
@@ -197,7 +225,7 @@ func (k *checker) check(runs int) (*checkReport, error) {
 }
 
 // compareVariation says what a variation changed for the user, and where it first showed.
-func compareVariation(name string, a, b *checkedRun) (*variationDiff, error) {
+func compareVariation(ctx context.Context, name string, a, b *checkedRun) (*variationDiff, error) {
 	v := &variationDiff{Name: name, Changes: []string{}}
 	for _, c := range []struct {
 		what string
@@ -216,83 +244,49 @@ func compareVariation(name string, a, b *checkedRun) (*variationDiff, error) {
 	if len(v.Changes) == 0 {
 		return v, nil
 	}
-	var err error
-	v.FirstSeen, err = firstOutputDifference(a.path, b.path)
+	ra, rb, closePair, err := openPair(ctx, a.path, b.path)
+	if err != nil {
+		return nil, err
+	}
+	defer closePair()
+	v.FirstSeen, err = firstOutputDifference(ra, rb)
 	return v, err
 }
 
-// firstOutputDifference finds the first output that differs between two traces: their timing may, and says little.
-func firstOutputDifference(pathA, pathB string) (*eventDiff, error) {
-	a, closeA, err := openTrace(pathA)
+// difference compares two runs that should be equal.
+func (k *checker) difference(a, b *checkedRun) (*traceDiff, error) {
+	ra, rb, closePair, err := openPair(k.cmd.Context(), a.path, b.path)
 	if err != nil {
 		return nil, err
 	}
-	defer closeA.Close()
-	b, closeB, err := openTrace(pathB)
-	if err != nil {
-		return nil, err
-	}
-	defer closeB.Close()
-	ia, ib := a.Events(0), b.Events(0)
-	defer ia.Close()
-	defer ib.Close()
-	next := func(it *trace.Iterator) bool {
-		for it.Next() {
-			if k := it.Event().Kind; k == trace.KindStdout || k == trace.KindStderr || k == trace.KindDiskWrite {
-				return true
-			}
-		}
-		return false
-	}
-	for {
-		okA, okB := next(ia), next(ib)
-		if !okA && !okB {
-			return nil, nil
-		}
-		if okA && okB && string(ia.Event().Data) == string(ib.Event().Data) && ia.Event().Kind == ib.Event().Kind {
-			continue
-		}
-		it, h := ia, a.Header()
-		if !okA {
-			it, h = ib, b.Header()
-		}
-		e := it.Event()
-		return &eventDiff{it.Index(), e.Kind.String() + ": " + eventText(h, e), e.Task}, nil
-	}
-}
-
-func diffFiles(pathA, pathB string) (*traceDiff, error) {
-	a, closeA, err := openTrace(pathA)
-	if err != nil {
-		return nil, err
-	}
-	defer closeA.Close()
-	b, closeB, err := openTrace(pathB)
-	if err != nil {
-		return nil, err
-	}
-	defer closeB.Close()
-	return diffTraces(a, b, 5)
+	defer closePair()
+	return diffTraces(ra, rb, 5)
 }
 
 func printCheck(out io.Writer, r *checkReport) {
 	if !r.Deterministic {
 		fmt.Fprintf(out, "NOT deterministic: run %d differs from run 0", r.DifferentRun)
 		if r.Difference != nil {
-			fmt.Fprintf(out, " at event %d, in the %s; suspect: %s", r.Difference.Event, r.Difference.DiffersIn, r.Difference.Suspect)
+			d := r.Difference
+			if d.Event != nil {
+				fmt.Fprintf(out, " at event %d (%s); suspect: %s", *d.Event, d.DiffersIn, cmp.Or(d.Suspect, "how the runs ended"))
+			}
 		}
 		fmt.Fprintln(out)
 		return
 	}
 	fmt.Fprintf(out, "deterministic: %d runs, every event equal (exit code %d)\n  trace root %s\n  state      %s\n", r.Runs, r.ExitCode, r.TraceRoot, r.StateSHA256)
+	if r.Message != "" {
+		fmt.Fprintf(out, "  each run ended with: %s\n", plain(r.Message))
+	}
 	for _, v := range r.Variations {
 		if len(v.Changes) == 0 {
 			fmt.Fprintf(out, "does not depend on the %s\n", v.Name)
 			continue
 		}
-		fmt.Fprintf(out, "depends on the %s: %v change", v.Name, v.Changes)
+		fmt.Fprintf(out, "depends on the %s, which changes: %s", v.Name, strings.Join(v.Changes, ", "))
 		if v.FirstSeen != nil {
-			fmt.Fprintf(out, "; first seen at event %d (%s) by %s", v.FirstSeen.Event, v.FirstSeen.What, v.FirstSeen.Program)
+			fmt.Fprintf(out, "; first seen in %v", v.FirstSeen)
 		}
 		fmt.Fprintln(out)
 	}

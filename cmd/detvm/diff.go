@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -13,17 +15,19 @@ import (
 
 // traceDiff is where two traces part.
 type traceDiff struct {
-	Same      bool                    `json:"identical"`
-	Event     uint64                  `json:"first_difference,omitempty"`
-	DiffersIn string                  `json:"differs_in,omitempty"`
-	Suspect   string                  `json:"suspect,omitempty"`
-	A         *eventJSON              `json:"a,omitempty"`
-	B         *eventJSON              `json:"b,omitempty"`
-	Before    []eventJSON             `json:"before,omitempty"`
-	Header    []trace.FieldDifference `json:"header,omitempty"`
-	Status    [2]string               `json:"status"` // how the traces end
-	Machines  [2]*vmm.Moment          `json:"machines"`
-	want, got *trace.Event
+	Same       bool                    `json:"identical"`
+	Event      *uint64                 `json:"first_difference"` // null when all events are equal
+	DiffersIn  string                  `json:"differs_in,omitempty"`
+	Suspect    string                  `json:"suspect,omitempty"`
+	A          *eventJSON              `json:"a,omitempty"`
+	B          *eventJSON              `json:"b,omitempty"`
+	Before     []eventJSON             `json:"before,omitempty"` // the events before it, equal in both
+	Output     *eventDiff              `json:"first_output,omitempty"`
+	Header     []trace.FieldDifference `json:"header,omitempty"`
+	Status     [2]string               `json:"status"`               // how the traces end
+	Uncompared uint64                  `json:"uncompared,omitempty"` // withheld payloads that cannot be compared
+	Machines   []*vmm.Moment           `json:"machines,omitempty"`   // of a and b before the difference, null where it cannot be shown
+	want, got  *trace.Event
 }
 
 func newDiffCommand() *cobra.Command {
@@ -35,26 +39,25 @@ func newDiffCommand() *cobra.Command {
 		Short: "Show where two traces part, and what to suspect",
 		Long: `Find the first event in which two traces differ, and print it with the events before it. When the inputs of the runs are at hand, both are replayed
 up to there and the processor is shown: registers, disassembly, the kernel function at RIP. Exit code 1 when the traces differ.`,
+		Example: `  detvm diff good.dtr bad.dtr
+  detvm diff --context 20 --no-replay good.dtr bad.dtr
+  detvm diff --json good.dtr bad.dtr | jq .first_difference`,
 		Args: cobra.ExactArgs(2),
 		RunE: interruptible(func(cmd *cobra.Command, args []string) error {
-			a, closeA, err := openTrace(args[0])
+			a, b, closePair, err := openPair(cmd.Context(), args[0], args[1])
 			if err != nil {
 				return err
 			}
-			defer closeA.Close()
-			b, closeB, err := openTrace(args[1])
-			if err != nil {
-				return err
-			}
-			defer closeB.Close()
+			defer closePair()
 			d, err := diffTraces(a, b, context)
 			if err != nil {
 				return err
 			}
-			if !d.Same && !noReplay {
-				for i, r := range []*trace.Reader{a, b} {
-					d.Machines[i] = f.momentAt(cmd, r, d.Event)
-				}
+			if d.Event != nil && !noReplay {
+				d.Machines = []*vmm.Moment{f.momentAt(cmd, a, *d.Event), f.momentAt(cmd, b, *d.Event)}
+			}
+			if err := cmd.Context().Err(); err != nil {
+				return err
 			}
 			out := cmd.OutOrStdout()
 			if err := printJSONOr(out, asJSON, d, func() { printDiff(out, a, b, d) }); err != nil {
@@ -73,7 +76,21 @@ up to there and the processor is shown: registers, disassembly, the kernel funct
 	return c
 }
 
-// diffTraces compares headers and events.
+// openPair opens two traces.
+func openPair(ctx context.Context, pathA, pathB string) (a, b *trace.Reader, closePair func(), err error) {
+	a, closeA, err := openTrace(ctx, pathA)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	b, closeB, err := openTrace(ctx, pathB)
+	if err != nil {
+		_ = closeA.Close()
+		return nil, nil, nil, err
+	}
+	return a, b, func() { _, _ = closeA.Close(), closeB.Close() }, nil
+}
+
+// diffTraces compares headers, events and how the traces end.
 func diffTraces(a, b *trace.Reader, context int) (*traceDiff, error) {
 	d := &traceDiff{Header: a.Header().Differences(b.Header()), Status: [2]string{endText(a), endText(b)}}
 	ia, ib := a.Events(0), b.Events(0)
@@ -84,18 +101,20 @@ func diffTraces(a, b *trace.Reader, context int) (*traceDiff, error) {
 		if err := errors.Join(ia.Err(), ib.Err()); err != nil {
 			return nil, fmt.Errorf("read events: %w", err)
 		}
-		if !okA && !okB {
-			d.Same = len(d.Header) == 0 && d.Status[0] == d.Status[1]
-			return d, nil
-		}
 		var reason string
 		switch {
+		case !okA && !okB:
+			d.Same = len(d.Header) == 0 && d.Status[0] == d.Status[1] && d.Uncompared == 0
+			return d, nil
 		case !okA:
-			reason = "the first trace has ended (" + d.Status[0] + ")"
+			reason = "the first trace ends (" + d.Status[0] + "), the second goes on"
 		case !okB:
-			reason = "the second trace has ended (" + d.Status[1] + ")"
+			reason = "the second trace ends (" + d.Status[1] + "), the first goes on"
 		default:
-			reason = vmm.Differs(ia.Event(), ib.Event())
+			var compared bool
+			if reason, compared = differs(a.Header(), ia.Event(), b.Header(), ib.Event()); !compared {
+				d.Uncompared++
+			}
 		}
 		if reason == "" {
 			if context > 0 {
@@ -103,7 +122,7 @@ func diffTraces(a, b *trace.Reader, context int) (*traceDiff, error) {
 			}
 			continue
 		}
-		d.Event, d.DiffersIn = n, reason
+		d.Event, d.DiffersIn = &n, reason
 		if okA {
 			d.want = ptr(ia.Event().Clone())
 			d.A = ptr(toJSON(a.Header(), n, d.want))
@@ -112,8 +131,79 @@ func diffTraces(a, b *trace.Reader, context int) (*traceDiff, error) {
 			d.got = ptr(ib.Event().Clone())
 			d.B = ptr(toJSON(b.Header(), n, d.got))
 		}
-		d.Suspect = vmm.Suspect(d.want, d.got, reason)
-		return d, nil
+		if okA && okB {
+			d.Suspect = vmm.Suspect(d.want, d.got, reason)
+		}
+		var err error
+		d.Output, err = firstOutputDifference(a, b)
+		return d, err
+	}
+}
+
+// differs is vmm.Differs for events of which one trace may withhold the payload and the other not: then commitments are compared. compared is false when the
+// events are equal but for payloads that cannot be compared.
+func differs(ha *trace.Header, a *trace.Event, hb *trace.Header, b *trace.Event) (reason string, compared bool) {
+	if !a.Withheld && !b.Withheld {
+		return vmm.Differs(a, b), true
+	}
+	x, y := withheld(ha, a), withheld(hb, b)
+	if ha.Hash == hb.Hash {
+		return vmm.Differs(x, y), true
+	}
+	x.Commitment, y.Commitment = nil, nil
+	return vmm.Differs(x, y), false
+}
+
+// withheld is an event without its payload, as a redacted trace has it.
+func withheld(h *trace.Header, e *trace.Event) *trace.Event {
+	c := e.Clone()
+	if !c.Withheld && len(c.Data) > 0 {
+		c.Withheld, c.Commitment, c.Data = true, h.Commit(c.Salt, c.Data), nil
+	}
+	return &c
+}
+
+// eventDiff is the first event of interest that differs.
+type eventDiff struct {
+	Event   uint64 `json:"event"`
+	What    string `json:"what"`
+	Program string `json:"program,omitempty"`
+}
+
+func (d *eventDiff) String() string {
+	return fmt.Sprintf("event %d: %s by %s", d.Event, d.What, plain(d.Program))
+}
+
+// firstOutputDifference finds the first output that differs between two traces, or returns nil: what comes before it differs in timing, and says little.
+func firstOutputDifference(a, b *trace.Reader) (*eventDiff, error) {
+	ia, ib := a.Events(0), b.Events(0)
+	defer ia.Close()
+	defer ib.Close()
+	next := func(it *trace.Iterator) bool {
+		for it.Next() {
+			if k := it.Event().Kind; k == trace.KindStdout || k == trace.KindStderr || k == trace.KindDiskWrite {
+				return true
+			}
+		}
+		return false
+	}
+	for {
+		okA, okB := next(ia), next(ib)
+		if err := errors.Join(ia.Err(), ib.Err()); err != nil {
+			return nil, fmt.Errorf("read events: %w", err)
+		}
+		if !okA && !okB {
+			return nil, nil
+		}
+		if okA && okB && string(ia.Event().Data) == string(ib.Event().Data) && ia.Event().Kind == ib.Event().Kind {
+			continue
+		}
+		it, h := ia, a.Header()
+		if !okA {
+			it, h = ib, b.Header()
+		}
+		e := it.Event()
+		return &eventDiff{it.Index(), e.Kind.String() + ": " + eventText(h, e), e.Task}, nil
 	}
 }
 
@@ -155,22 +245,41 @@ func printDiff(out io.Writer, a, b *trace.Reader, d *traceDiff) {
 		return
 	}
 	for _, h := range d.Header {
-		fmt.Fprintf(out, "header: %s differs\n  a: %s\n  b: %s\n", h.Field, h.A, h.B)
+		fmt.Fprintf(out, "header: %s differs\n  a: %s\n  b: %s\n", h.Field, shorten(h.A), shorten(h.B))
 	}
-	if d.DiffersIn == "" {
+	if d.Uncompared > 0 {
+		fmt.Fprintf(out, "%d withheld payloads cannot be compared: the traces have different hash algorithms\n", d.Uncompared)
+	}
+	if d.Event == nil {
 		fmt.Fprintf(out, "all %d events are equal; the first trace is %s, the second %s\n", a.NumEvents(), d.Status[0], d.Status[1])
 		return
 	}
-	fmt.Fprintf(out, "first difference: event %d, in the %s; suspect: %s\n", d.Event, d.DiffersIn, d.Suspect)
-	for _, e := range d.Before {
-		fmt.Fprintf(out, "  both: #%d %s at position %d, pc %#x %s, %s[%d]\n", e.Event, e.Kind, e.Position, e.PC, e.Symbol, e.Task, e.PID)
+	what := d.DiffersIn
+	if d.want != nil && d.got != nil {
+		what = fmt.Sprintf("in the %s; suspect: %s", d.DiffersIn, d.Suspect)
 	}
-	printEventLine(out, a.Header(), "a", d.Event, d.want)
-	printEventLine(out, b.Header(), "b", d.Event, d.got)
+	fmt.Fprintf(out, "first difference: event %d, %s\n", *d.Event, what)
+	for _, e := range d.Before {
+		fmt.Fprintf(out, "  both: #%d %s at position %d, pc %#x %s, %s[%d]\n", e.Event, e.Kind, e.Position, e.PC, e.Symbol, plain(e.Task), e.PID)
+	}
+	printEventLine(out, a.Header(), "a", *d.Event, d.want)
+	printEventLine(out, b.Header(), "b", *d.Event, d.got)
+	if d.Output != nil && d.Output.Event != *d.Event {
+		fmt.Fprintf(out, "first output that differs: %v\n", d.Output)
+	}
 	for i, m := range d.Machines {
 		if m != nil {
 			fmt.Fprintf(out, "machine %s before it:\n", string(rune('a'+i)))
 			printMoment(out, m)
 		}
 	}
+}
+
+// shorten is the beginning of a long value, for a person.
+func shorten(s string) string {
+	const most = 200
+	if len(s) > most {
+		return s[:most] + "…"
+	}
+	return cmp.Or(s, "nothing")
 }

@@ -1,9 +1,7 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -233,15 +231,4 @@ func snapshotDir() (string, error) {
 		return "", fmt.Errorf("find the cache directory: %w", err)
 	}
 	return filepath.Join(dir, "detvm", "snapshots"), nil
-}
-
-// printJSONOr prints v as JSON, or calls plain.
-func printJSONOr(out io.Writer, asJSON bool, v any, plain func()) error {
-	if !asJSON {
-		plain()
-		return nil
-	}
-	enc := json.NewEncoder(out)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
 }

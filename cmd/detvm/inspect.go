@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"text/tabwriter"
@@ -52,7 +53,7 @@ func eventText(h *trace.Header, e *trace.Event) string {
 	arrow := map[bool]string{true: "write", false: "read"}[e.Write]
 	switch e.Kind {
 	case trace.KindIO, trace.KindMMIO:
-		return fmt.Sprintf("%s %s %#x.%d = %#x", h.Device(e.Device), arrow, e.Addr, e.Size, e.Value)
+		return fmt.Sprintf("%s %s %#x.%d = %#x", plain(h.Device(e.Device)), arrow, e.Addr, e.Size, e.Value)
 	case trace.KindRDMSR, trace.KindWRMSR:
 		fault := ""
 		if e.Fault {
@@ -68,9 +69,12 @@ func eventText(h *trace.Header, e *trace.Event) string {
 	case trace.KindWinsize:
 		return fmt.Sprintf("%d rows, %d columns", e.Value>>16, e.Value&0xffff)
 	case trace.KindStdin, trace.KindStdout, trace.KindStderr:
+		if e.Withheld {
+			return preview(e)
+		}
 		return fmt.Sprintf("%d bytes %s", len(e.Data), preview(e))
 	case trace.KindDiskRead, trace.KindDiskWrite:
-		return fmt.Sprintf("%s sector %d, %d bytes, %s", h.Device(e.Device), e.Addr, e.Value, preview(e))
+		return fmt.Sprintf("%s sector %d, %d bytes, %s", plain(h.Device(e.Device)), e.Addr, e.Value, preview(e))
 	case trace.KindCheckpoint:
 		return "state " + preview(e)
 	case trace.KindEnd:
@@ -78,9 +82,9 @@ func eventText(h *trace.Header, e *trace.Event) string {
 		if err := end.UnmarshalBinary(e.Data); err != nil {
 			return fmt.Sprintf("exit code %d", e.Value)
 		}
-		return fmt.Sprintf("%s, exit code %d, state %s", end.Reason, e.Value, end.State)
+		return fmt.Sprintf("%s, exit code %d, state %s", plain(end.Reason), e.Value, plain(string(end.State)))
 	case trace.KindStart:
-		return fmt.Sprintf("command started: %q", h.Command)
+		return "command started"
 	}
 	return preview(e)
 }
@@ -106,7 +110,7 @@ func printEventLine(w io.Writer, h *trace.Header, label string, index uint64, e 
 		return
 	}
 	fmt.Fprintf(w, "  %s: #%d %s at position %d, %v, pc %#x%s, %s[%d]: %s\n", label, index, e.Kind, e.Position,
-		time.Duration(e.Time), e.PC, symbolSuffix(e.PC), e.Task, e.PID, eventText(h, e))
+		time.Duration(e.Time), e.PC, symbolSuffix(e.PC), plain(e.Task), e.PID, eventText(h, e))
 }
 
 // eventFilter selects events.
@@ -134,6 +138,16 @@ func (f *eventFilter) register(c *cobra.Command) {
 	fs.Uint64Var(&f.limit, "limit", 0, "print at most this many events (0 is all)")
 }
 
+// given reports whether any flag chooses events.
+func (f *eventFilter) given(c *cobra.Command) bool {
+	for _, name := range []string{"kind", "device", "task", "from", "to", "since-position", "until-position", "since-time", "until-time", "limit"} {
+		if c.Flags().Changed(name) {
+			return true
+		}
+	}
+	return false
+}
+
 func (f *eventFilter) prepare(h *trace.Header) error {
 	f.kindSet = map[trace.Kind]bool{}
 	for _, name := range f.kinds {
@@ -143,14 +157,14 @@ func (f *eventFilter) prepare(h *trace.Header) error {
 		}
 		f.kindSet[k] = true
 	}
+	names := h.Devices[min(1, len(h.Devices)):] // number 0 is no device
 	for _, d := range f.devices {
-		known := false
-		for _, name := range h.Devices {
-			known = known || name == d
+		if !slices.Contains(names, d) {
+			return usagef("--device %q: the trace has %s", d, plain(strings.Join(names, ", ")))
 		}
-		if !known {
-			return usagef("--device %q: the trace has %s", d, strings.Join(h.Devices, ", "))
-		}
+	}
+	if f.sinceTime < 0 || f.untilTime < 0 {
+		return usagef("virtual time begins at 0: --since-time and --until-time are not negative")
 	}
 	return nil
 }
@@ -205,6 +219,14 @@ func toJSON(h *trace.Header, i uint64, e *trace.Event) eventJSON {
 	return j
 }
 
+// optionalJSON is toJSON for an event that there may not be.
+func optionalJSON(h *trace.Header, i uint64, e *trace.Event) *eventJSON {
+	if e == nil {
+		return nil
+	}
+	return ptr(toJSON(h, i, e))
+}
+
 func newInspectCommand() *cobra.Command {
 	var f eventFilter
 	var events, asJSON bool
@@ -216,7 +238,7 @@ func newInspectCommand() *cobra.Command {
   detvm inspect run.dtr --events --json --device disk0 | jq .addr`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			r, closer, err := openTrace(args[0])
+			r, closer, err := openTrace(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
@@ -224,6 +246,7 @@ func newInspectCommand() *cobra.Command {
 			if err := f.prepare(r.Header()); err != nil {
 				return err
 			}
+			events = events || f.given(cmd)
 			out := bufio.NewWriter(cmd.OutOrStdout())
 			if events {
 				err = printEvents(out, r, &f, asJSON)
@@ -237,7 +260,7 @@ func newInspectCommand() *cobra.Command {
 		},
 	}
 	f.register(c)
-	c.Flags().BoolVarP(&events, "events", "e", false, "list the events")
+	c.Flags().BoolVarP(&events, "events", "e", false, "list the events; flags that choose events imply it")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON; with --events one line per event")
 	return c
 }
@@ -271,7 +294,7 @@ func printEvents(out io.Writer, r *trace.Reader, f *eventFilter, asJSON bool) er
 		if e.PC != 0 {
 			pc = fmt.Sprintf(" @%#x%s", e.PC, symbolSuffix(e.PC))
 		}
-		if _, err = fmt.Fprintf(out, "%8d %14d %16v %-10s %-22s %s%s\n", i, e.Position, time.Duration(e.Time), e.Kind, fmt.Sprintf("%s[%d]", e.Task, e.PID), eventText(h, e), pc); err != nil {
+		if _, err = fmt.Fprintf(out, "%8d %14d %16v %-10s %-22s %s%s\n", i, e.Position, time.Duration(e.Time), e.Kind, fmt.Sprintf("%s[%d]", plain(e.Task), e.PID), eventText(h, e), pc); err != nil {
 			return fmt.Errorf("print: %w", err)
 		}
 	}
@@ -293,6 +316,7 @@ type traceSummary struct {
 	Root      string            `json:"trace_root,omitempty"`
 	ByKind    map[string]uint64 `json:"events_by_kind"`
 	ByDevice  map[string]uint64 `json:"events_by_device"`
+	Withheld  uint64            `json:"withheld"`
 	TimeNS    uint64            `json:"virtual_time_ns"`
 	Position  uint64            `json:"position"`
 }
@@ -301,7 +325,12 @@ func summarise(r *trace.Reader) (*traceSummary, error) {
 	host, _ := r.Host()
 	s := &traceSummary{Header: r.Header(), Host: host, Size: r.Size(), Events: r.NumEvents(), Chunks: r.NumChunks(), Status: "cut off",
 		ByKind: map[string]uint64{}, ByDevice: map[string]uint64{}}
-	s.Truncated, _ = r.Truncated()
+	if cut, why := r.Truncated(); cut {
+		s.Truncated = true
+		if why != nil {
+			s.Status += ": " + why.Error() + "; 'detvm verify' looks closer"
+		}
+	}
 	if f, ok := r.Footer(); ok {
 		s.Root, s.Status = hex.EncodeToString(f.Root), f.Status.String()
 	}
@@ -312,6 +341,9 @@ func summarise(r *trace.Reader) (*traceSummary, error) {
 		s.ByKind[e.Kind.String()]++
 		if e.Device != 0 {
 			s.ByDevice[s.Header.Device(e.Device)]++
+		}
+		if e.Withheld {
+			s.Withheld++
 		}
 		s.TimeNS, s.Position = e.Time, e.Position
 	}
@@ -326,10 +358,15 @@ func printSummary(out io.Writer, r *trace.Reader, asJSON bool) error {
 	return printJSONOr(out, asJSON, s, func() {
 		h := s.Header
 		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-		row := func(k, format string, args ...any) { fmt.Fprintf(w, "%s\t"+format+"\n", append([]any{k}, args...)...) }
+		row := func(k, format string, args ...any) {
+			fmt.Fprintf(w, "%s\t%s\n", plain(k), plain(fmt.Sprintf(format, args...)))
+		}
 		row("trace root", "%s", s.Root)
 		row("status", "%s", s.Status)
 		row("size", "%d bytes, %d events in %d chunks", s.Size, s.Events, s.Chunks)
+		if s.Withheld > 0 {
+			row("withheld", "the payloads of %d events", s.Withheld)
+		}
 		row("command", "%q", h.Command)
 		row("environment", "%q", h.Env)
 		row("machine", "%s, CPU %s, detvm %s", h.MachineModel, h.CPUModel, h.Version)

@@ -23,13 +23,13 @@ func newProveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			r, _, closer, err := openWhole(args[0])
+			r, _, closer, err := openWhole(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
 			defer closer.Close()
 			if last >= r.NumEvents() {
-				return usagef("--event %s: the trace has events 0 to %d", event, r.NumEvents()-1)
+				return usagef("--event %s: the trace has %d events, from 0 on", event, r.NumEvents())
 			}
 			paths, err := attest.FindBundles(args[0])
 			if err != nil {

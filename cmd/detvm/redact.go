@@ -1,10 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/detvm/detvm/trace"
 	"github.com/spf13/cobra"
@@ -26,19 +29,19 @@ guessed by their digests, and --guessable has to say that this is known.`,
 			if output == "" {
 				return usagef("give --output")
 			}
-			opts, err := redactOptions(kinds, events, inputs)
-			if err != nil {
-				return err
-			}
-			opts.AllowUnsalted = guessable
 			if info, err := os.Stat(output); err == nil && info.Mode().IsRegular() {
 				return fmt.Errorf("%s exists, and a trace might be lost with it: give another name for the copy", output)
 			}
-			r, _, closer, err := openWhole(args[0])
+			r, _, closer, err := openWhole(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
 			defer closer.Close()
+			opts, err := redactOptions(r, kinds, events, inputs)
+			if err != nil {
+				return err
+			}
+			opts.AllowUnsalted = guessable
 			var sum *trace.RedactSummary
 			if err := writeFile(output, func(w io.Writer) (err error) {
 				sum, err = trace.Redact(w, r, opts)
@@ -49,11 +52,17 @@ guessed by their digests, and --guessable has to say that this is known.`,
 				return err
 			}
 			out := cmd.OutOrStdout()
+			if info, err := os.Stat(output); err == nil && !info.Mode().IsRegular() {
+				out = cmd.ErrOrStderr() // standard output may be where the copy went
+			}
 			result := struct {
-				Output   string `json:"output"`
-				Withheld uint64 `json:"withheld"`
-			}{output, sum.Withheld}
-			return printJSONOr(out, asJSON, result, func() { fmt.Fprintf(out, "%s: %d payloads withheld, same trace root\n", output, sum.Withheld) })
+				Output   string   `json:"output"`
+				Withheld uint64   `json:"withheld"`
+				Dropped  []string `json:"dropped_inputs"`
+			}{output, sum.Withheld, append([]string{}, inputs...)}
+			return printJSONOr(out, asJSON, result, func() {
+				fmt.Fprintf(out, "%s: %d payloads withheld, %d stored inputs dropped, same trace root\n", output, result.Withheld, len(result.Dropped))
+			})
 		},
 	}
 	c.Flags().StringSliceVar(&kinds, "kind", nil, "withhold the payloads of these kinds: stdin, stdout, stderr, diskread, diskwrite, start, …")
@@ -65,8 +74,8 @@ guessed by their digests, and --guessable has to say that this is known.`,
 	return c
 }
 
-// redactOptions turns the flags of redact into what to withhold.
-func redactOptions(kinds, events, inputs []string) (trace.RedactOptions, error) {
+// redactOptions turns the flags of redact into what to withhold of a trace. What is not there cannot be meant.
+func redactOptions(r *trace.Reader, kinds, events, inputs []string) (trace.RedactOptions, error) {
 	if len(kinds)+len(events)+len(inputs) == 0 {
 		return trace.RedactOptions{}, usagef("say what to withhold: --kind, --event or --input")
 	}
@@ -85,11 +94,29 @@ func redactOptions(kinds, events, inputs []string) (trace.RedactOptions, error) 
 		if err != nil {
 			return trace.RedactOptions{}, err
 		}
+		if last >= r.NumEvents() {
+			return trace.RedactOptions{}, usagef("--event %s: the trace has %d events, from 0 on", e, r.NumEvents())
+		}
 		spans = append(spans, span{first, last})
 	}
 	dropped := map[string]bool{}
 	for _, role := range inputs {
 		dropped[role] = true
+	}
+	var stored []string
+	for i, in := range r.Header().Inputs {
+		parts, err := r.Stored(i)
+		if err != nil {
+			return trace.RedactOptions{}, err
+		}
+		if len(parts) > 0 {
+			stored = append(stored, in.Role)
+		}
+	}
+	for _, role := range inputs {
+		if !slices.Contains(stored, role) {
+			return trace.RedactOptions{}, usagef("--input %q: the trace stores %s", role, cmp.Or(plain(strings.Join(stored, ", ")), "no inputs"))
+		}
 	}
 	return trace.RedactOptions{
 		Withhold: func(i uint64, e *trace.Event) bool {

@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -15,25 +14,6 @@ import (
 	"github.com/detvm/detvm/trace"
 	"github.com/detvm/detvm/vmm"
 )
-
-// openTrace opens a trace file. Close the returned closer when done with it.
-func openTrace(path string) (*trace.Reader, io.Closer, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, nil, fmt.Errorf("open the trace: %w", err)
-	}
-	info, err := f.Stat()
-	if err != nil {
-		_ = f.Close()
-		return nil, nil, fmt.Errorf("open the trace: %w", err)
-	}
-	r, err := trace.Open(f, info.Size())
-	if err != nil {
-		_ = f.Close()
-		return nil, nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return r, f, nil
-}
 
 // replayFlags are the flags of every command that replays.
 type replayFlags struct {
@@ -168,7 +148,7 @@ func parseUntil(s string, r *trace.Reader) (func(index uint64, e *trace.Event) b
 func newReplayCommand() *cobra.Command {
 	var f replayFlags
 	var sign signFlags
-	var until, jsonFile string
+	var until, jsonPath string
 	var output bool
 	c := &cobra.Command{
 		Use:   "replay [flags] TRACE",
@@ -182,20 +162,23 @@ reported: exit code 1. Neither network, standard input nor (for a self-contained
   detvm replay run.dtr --force --kernel vmlinux # where does another kernel make a difference?`,
 		Args: cobra.ExactArgs(1),
 		RunE: interruptible(func(cmd *cobra.Command, args []string) error {
-			r, closer, err := openTrace(args[0])
+			r, closer, err := openTrace(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
 			defer closer.Close()
+			results, err := newJSONFile(jsonPath, args[0])
+			if err != nil {
+				return err
+			}
+			defer results.discard()
 			f.reseed = cmd.Flags().Changed("seed")
 			result, err := f.replay(cmd, r, until, output)
 			if err != nil {
 				return err
 			}
-			if jsonFile != "" {
-				if err := writeJSON(jsonFile, result); err != nil {
-					return err
-				}
+			if err := results.write(newReplayJSON(r.Header(), result)); err != nil {
+				return err
 			}
 			if err := reportReplay(cmd.ErrOrStderr(), r, result); err != nil || !sign.given() {
 				return err
@@ -213,19 +196,20 @@ reported: exit code 1. Neither network, standard input nor (for a self-contained
 	sign.register(c, "attest", "sign that the replay was identical at every event, with this key")
 	c.Flags().StringVar(&until, "until", "", "stop after this event: N, position:N, or time:DURATION of virtual time")
 	c.Flags().BoolVar(&output, "output", false, "write the command's output to standard output and error")
-	c.Flags().StringVar(&jsonFile, "json", "", "write the result as JSON to this file ('-' is standard output)")
+	c.Flags().StringVar(&jsonPath, "json", "", "write the result as JSON to this file ('-' is standard output)")
 	return c
 }
 
 // replay runs a trace with a progress bar.
 func (f *replayFlags) replay(cmd *cobra.Command, r *trace.Reader, until string, output bool) (*vmm.ReplayResult, error) {
-	report, err := r.Verify(nil)
+	checking := newProgress(cmd.ErrOrStderr(), "verify", uint64(r.Size()))
+	report, err := r.Verify(func(done, _ int64) { checking.set(uint64(done)) })
+	checking.clear()
 	if err != nil {
 		return nil, err
 	}
-	cut, _ := r.Truncated()
-	if !report.OK() && !cut {
-		return nil, fmt.Errorf("%w; a damaged trace is not replayed", report.Err())
+	if err := report.Damage(); err != nil {
+		return nil, fmt.Errorf("%w; a damaged trace is not replayed", err)
 	}
 	rc, cleanup, err := f.config(r.Header(), cmd.ErrOrStderr())
 	if err != nil {
@@ -245,6 +229,26 @@ func (f *replayFlags) replay(cmd *cobra.Command, r *trace.Reader, until string, 
 	result, err := vmm.Replay(cmd.Context(), r, rc)
 	bar.clear()
 	return result, err
+}
+
+// replayJSON is replay's JSON form: events in it look like those of inspect and diff.
+type replayJSON struct {
+	*vmm.ReplayResult
+	Divergence *divergenceJSON `json:"first_divergence"`
+}
+
+type divergenceJSON struct {
+	*vmm.Divergence
+	Want *eventJSON `json:"want"`
+	Got  *eventJSON `json:"got"`
+}
+
+func newReplayJSON(h *trace.Header, r *vmm.ReplayResult) replayJSON {
+	j := replayJSON{ReplayResult: r}
+	if d := r.Divergence; d != nil {
+		j.Divergence = &divergenceJSON{d, optionalJSON(h, d.Index, d.Want), optionalJSON(h, d.Index, d.Got)}
+	}
+	return j
 }
 
 // reportReplay tells a person what a replay found; a divergence is exit code 1.
@@ -287,7 +291,7 @@ func printMoment(w io.Writer, m *vmm.Moment) {
 	if m == nil {
 		return
 	}
-	fmt.Fprintf(w, "%s(%s, pid %d)%s\n", m.Registers, m.Task, m.PID, symbolSuffix(m.RIP))
+	fmt.Fprintf(w, "%s(%s, pid %d)%s\n", m.Registers, plain(m.Task), m.PID, symbolSuffix(m.RIP))
 	for _, line := range m.Disassembly {
 		fmt.Fprintln(w, " ", line)
 	}

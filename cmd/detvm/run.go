@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -232,7 +231,7 @@ func parseTime(s string) (time.Time, error) {
 func newRunCommand() *cobra.Command {
 	var f machineFlags
 	var rec recordFlags
-	var jsonFile string
+	var jsonPath string
 	var live, terminal bool
 	c := &cobra.Command{
 		Use:   "run [flags] -- command [args…]",
@@ -254,6 +253,11 @@ Use -i when a program at the other end of the pipe waits for answers.`,
 				return err
 			}
 			defer cleanup()
+			results, err := newJSONFile(jsonPath, rec.file)
+			if err != nil {
+				return err
+			}
+			defer results.discard()
 			config.Stdin, config.Stdout, config.Stderr = os.Stdin, cmd.OutOrStdout(), stderr
 			config.StdinLive = live || term.IsTerminal(int(os.Stdin.Fd()))
 			restore := func() {}
@@ -262,23 +266,24 @@ Use -i when a program at the other end of the pipe waits for answers.`,
 					return err
 				}
 			}
-			finish, err := rec.start(cmd.Context(), &config)
+			finish, err := rec.start(cmd.Context(), cmd.Flags(), &config)
 			if err != nil {
 				restore()
 				return err
 			}
+			signal.Ignore(syscall.SIGPIPE) // a reader that goes away ends the run like any failing output: the trace is completed
 			result, err := runMachine(cmd.Context(), config, f.diskOut, terminal)
 			restore()
 			if err = errors.Join(err, finish(result)); err != nil {
 				return err
 			}
-			return report(result, jsonFile, stderr)
+			return report(result, results, stderr)
 		},
 	}
 	c.Flags().SetInterspersed(false)
 	f.register(c)
 	rec.register(c)
-	c.Flags().StringVar(&jsonFile, "json", "", "write the result as JSON to this file ('-' is standard output)")
+	c.Flags().StringVar(&jsonPath, "json", "", "write the result as JSON to this file ('-' is standard output)")
 	c.Flags().BoolVarP(&live, "interactive", "i", false, "pass standard input on as it arrives")
 	c.Flags().BoolVarP(&terminal, "tty", "t", false, "give the command a terminal")
 	return c
@@ -312,7 +317,7 @@ func runMachine(ctx context.Context, config vmm.Config, diskOut string, terminal
 // or at once when they come again.
 func forwardSignals(m *vmm.Machine, terminal bool) (stop func()) {
 	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH)
+	notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH)
 	done := make(chan struct{})
 	go func() {
 		seen := 0
@@ -364,37 +369,15 @@ func rawTerminal(c *vmm.Config) (restore func(), err error) {
 }
 
 // report writes the JSON result and turns the outcome into an exit code.
-func report(r *vmm.Result, jsonFile string, stderr io.Writer) error {
-	if jsonFile != "" {
-		if err := writeJSON(jsonFile, r); err != nil {
-			return err
-		}
+func report(r *vmm.Result, results *jsonFile, stderr io.Writer) error {
+	if err := results.write(r); err != nil {
+		return err
 	}
 	if r.Message != "" {
 		fmt.Fprintln(stderr, "detvm:", r.Message)
 	}
 	if r.ExitCode != 0 {
 		return exitError{r.ExitCode}
-	}
-	return nil
-}
-
-// writeJSON writes v to a file, whole or not at all, or to standard output for "-".
-func writeJSON(path string, v any) error {
-	p, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return fmt.Errorf("encode JSON: %w", err)
-	}
-	p = append(p, '\n')
-	if path == "-" {
-		_, err = os.Stdout.Write(p)
-		return err
-	}
-	if err := writeFile(path, func(w io.Writer) error {
-		_, err := w.Write(p)
-		return err
-	}); err != nil {
-		return fmt.Errorf("write JSON: %w", err)
 	}
 	return nil
 }

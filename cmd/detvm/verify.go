@@ -34,8 +34,14 @@ func (f *verifyFlags) register(c *cobra.Command) {
 	fs.IntVar(&f.threshold, "threshold", 1, "how many different trusted parties must vouch")
 }
 
-func (f *verifyFlags) given() bool {
-	return len(f.keys) > 0 || len(f.identities) > 0 || len(f.bundles) > 0
+// given reports whether any flag asks for signatures to be checked.
+func (f *verifyFlags) given(c *cobra.Command) bool {
+	for _, name := range []string{"key", "bundle", "certificate-identity", "certificate-oidc-issuer", "trusted-root", "ca-certificates", "rekor-key", "threshold"} {
+		if c.Flags().Changed(name) {
+			return true
+		}
+	}
+	return false
 }
 
 func (f *verifyFlags) policy(ctx context.Context) (*attest.Policy, error) {
@@ -45,6 +51,9 @@ func (f *verifyFlags) policy(ctx context.Context) (*attest.Policy, error) {
 	}
 	if len(f.keys)+len(f.identities) == 0 {
 		return nil, usagef("whom to trust? give --key, or --certificate-identity with --certificate-oidc-issuer")
+	}
+	if len(f.identities) == 0 && (len(f.issuers) > 0 || f.trustedRoot != "" || f.certificates != "" || f.logKeys != "") {
+		return nil, usagef("which identity is to be trusted? give --certificate-identity")
 	}
 	for _, ref := range f.keys {
 		key, err := attest.LoadPublicKey(ctx, ref)
@@ -97,6 +106,7 @@ func readBundles(paths []string) ([][]byte, error) {
 // verifyReport is verify's JSON form.
 type verifyReport struct {
 	OK       bool            `json:"ok"`
+	Status   string          `json:"status,omitempty"` // how the recording ended: complete, size-limit, aborted
 	Root     string          `json:"trace_root,omitempty"`
 	Events   uint64          `json:"events"`
 	Withheld uint64          `json:"withheld"`
@@ -125,8 +135,8 @@ Whatever fails: one message that says which check and what that means, and exit 
 		RunE: interruptible(func(cmd *cobra.Command, args []string) error {
 			out := cmd.OutOrStdout()
 			if f.proof != "" {
-				if len(args) > 0 {
-					return usagef("--proof needs no trace")
+				if len(args) > 0 || replay {
+					return usagef("--proof is about events without their trace: it takes neither a trace nor --replay")
 				}
 				return f.verifyProof(cmd.Context(), out, asJSON)
 			}
@@ -157,34 +167,31 @@ Whatever fails: one message that says which check and what that means, and exit 
 
 // verifyTrace checks one trace as far as the flags ask.
 func (f *verifyFlags) verifyTrace(cmd *cobra.Command, path string, replay bool, rf *replayFlags) (*verifyReport, error) {
-	file, err := os.Open(path)
+	file, err := openTraceFile(cmd.Context(), path)
 	if err != nil {
-		return nil, fmt.Errorf("open the trace: %w", err)
+		return nil, err
 	}
 	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("open the trace: %w", err)
-	}
-	bar := newProgress(cmd.ErrOrStderr(), "verify", uint64(info.Size()))
-	whole, err := trace.Verify(file, info.Size(), func(done, _ int64) { bar.set(uint64(done)) })
+	bar := newProgress(cmd.ErrOrStderr(), "verify", uint64(file.size))
+	whole, err := trace.Verify(file, file.size, func(done, _ int64) { bar.set(uint64(done)) })
 	bar.clear()
 	if err != nil {
 		return nil, err
 	}
-	v := &verifyReport{Root: hex.EncodeToString(whole.Root), Events: whole.Events, Withheld: whole.Withheld, Findings: whole.Findings, Vouchers: []string{}}
+	v := &verifyReport{Root: hex.EncodeToString(whole.Root), Events: whole.Events, Withheld: whole.Withheld, Findings: append([]trace.Finding{}, whole.Findings...), Vouchers: []string{}}
 	if err := whole.Err(); err != nil {
 		return v, fmt.Errorf("check trace failed: %w", err)
 	}
-	if f.given() {
-		if err := f.verifySignatures(cmd.Context(), v, file, info.Size(), whole, path); err != nil {
+	v.Status = whole.Parts.Status.String()
+	if f.given(cmd) {
+		if err := f.verifySignatures(cmd.Context(), v, file, file.size, whole, path); err != nil {
 			return v, err
 		}
 	}
 	if !replay {
 		return v, nil
 	}
-	r, err := trace.Open(file, info.Size())
+	r, err := trace.Open(file, file.size)
 	if err != nil {
 		return v, err
 	}
@@ -247,9 +254,9 @@ func (f *verifyFlags) verifyProof(ctx context.Context, out io.Writer, asJSON boo
 	if err != nil {
 		return err
 	}
-	proof, err := os.ReadFile(f.proof)
+	proof, err := attest.ReadProof(f.proof)
 	if err != nil {
-		return fmt.Errorf("read the proof: %w", err)
+		return err
 	}
 	bundles, err := readBundles(f.bundles)
 	if err != nil {
@@ -282,7 +289,10 @@ func printVerify(out io.Writer, v *verifyReport) {
 	if !v.OK {
 		return
 	}
-	fmt.Fprintf(out, "whole: %d events, trace root %s\n", v.Events, v.Root)
+	fmt.Fprintf(out, "whole: %d events, %s, trace root %s\n", v.Events, v.Status, v.Root)
+	if v.Status != trace.StatusComplete.String() {
+		fmt.Fprintln(out, "the recording ended before the run did")
+	}
 	if v.Withheld > 0 {
 		fmt.Fprintf(out, "redacted: %d payloads are withheld\n", v.Withheld)
 	}

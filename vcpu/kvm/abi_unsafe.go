@@ -237,21 +237,31 @@ func viewRun(mapping []byte) *runPage { return (*runPage)(unsafe.Pointer(&mappin
 
 // ioctl issues a request whose argument is a plain number.
 func ioctl(fd int, request, arg uintptr) (int, error) {
-	r, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, arg)
-	if errno != 0 {
-		return 0, errno
+	for {
+		r, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, arg)
+		switch errno {
+		case 0:
+			return int(r), nil
+		case unix.EINTR: // a signal of the Go runtime: making a virtual machine takes long enough
+		default:
+			return 0, errno
+		}
 	}
-	return int(r), nil
 }
 
 // ioctlPtr issues a request whose argument is a structure. The pointer becomes a number inside the system call expression, so the structure
 // cannot move in between (rule 4 of package unsafe).
 func ioctlPtr[T any](fd int, request uintptr, arg *T) error {
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(unsafe.Pointer(arg)))
-	if errno != 0 {
-		return errno
+	for {
+		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(unsafe.Pointer(arg)))
+		switch errno {
+		case 0:
+			return nil
+		case unix.EINTR: // as above
+		default:
+			return errno
+		}
 	}
-	return nil
 }
 
 // msrIoctl issues KVM_GET_MSRS or KVM_SET_MSRS; both return how many entries the kernel took.
