@@ -49,34 +49,38 @@ func (d Digest) Valid() bool {
 
 // Input is a file that the run depends on.
 type Input struct {
-	Role   string // "kernel", "initramfs", "image", "disk"
-	Name   string // as the user or the image store calls it; no directory of the recording host belongs here
-	Size   uint64 // bytes
-	Digest Digest // of the whole file
+	Role   string `json:"role"`   // "kernel", "initramfs", "image", "disk"
+	Name   string `json:"name"`   // as the user or the image store calls it; no directory of the recording host belongs here
+	Size   uint64 `json:"size"`   // bytes
+	Digest Digest `json:"digest"` // of the whole file
 }
 
 // Setting is one named value of the configuration, the host section or an [End].
-type Setting struct{ Key, Value string }
+type Setting struct {
+	Key   string `json:"key"`
+	Value string `json:"value"`
+}
 
 // Header is what a trace says about the run before the first event. All of it is bound by the trace root, so it holds nothing that may differ
 // between two recordings of the same run: no wall time, no host, no engine.
 type Header struct {
-	Hash         Hash // of this trace
-	Redactable   bool // payload commitments are salted
-	MachineModel string
-	CPUModel     string
-	Clock        string // work clock
+	Hash         Hash   `json:"hash"`       // of this trace
+	Redactable   bool   `json:"redactable"` // payload commitments are salted
+	MachineModel string `json:"machine_model"`
+	CPUModel     string `json:"cpu_model"`
+	Clock        string `json:"clock"` // work clock
 	// Virtual nanoseconds = position × NSPerCount × ScaleNum / ScaleDen + idle skips. ScaleDen is not 0.
-	NSPerCount         uint64
-	ScaleNum, ScaleDen uint64
-	StartTime          int64 // the guest's wall clock at virtual time 0 of the run, Unix nanoseconds
-	Seed               []byte
-	Version            string    // of detvm
-	Config             []Setting // sorted by key, keys are unique
-	Inputs             []Input
-	Command            []string
-	Env                []string
-	Devices            []string // names of the bus devices; Event.Device is an index into it
+	NSPerCount uint64    `json:"ns_per_count"`
+	ScaleNum   uint64    `json:"scale_num"`
+	ScaleDen   uint64    `json:"scale_den"`
+	StartTime  int64     `json:"start_time_ns"` // the guest's wall clock at virtual time 0 of the run, Unix nanoseconds
+	Seed       []byte    `json:"seed"`
+	Version    string    `json:"version"` // of detvm
+	Config     []Setting `json:"config"`  // sorted by key, keys are unique
+	Inputs     []Input   `json:"inputs"`
+	Command    []string  `json:"command"`
+	Env        []string  `json:"env"`
+	Devices    []string  `json:"devices"` // names of the bus devices; Event.Device is an index into it
 }
 
 // Setting returns the value of a configuration key.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -37,6 +38,9 @@ type ReplayResult struct {
 	Complete   bool        `json:"complete"`  // the replay went to the end of the trace
 	Events     uint64      `json:"events"`    // that were compared
 	Divergence *Divergence `json:"first_divergence"`
+	// Partial lists the disks (roles) of which the trace stores only the blocks that were read: that the rest belongs to the digests in the header is
+	// the recorder's word. With the files given there are none.
+	Partial []string `json:"partial_inputs,omitempty"`
 	// Header lists where the trace's header (A) says other things than what was replayed (B); only with ReplayConfig.AllowMismatch.
 	Header []trace.FieldDifference `json:"header_differences,omitempty"`
 	At     *Moment                 `json:"stopped_at,omitempty"` // where a partial replay stopped
@@ -112,7 +116,7 @@ func (m *Machine) Replay(ctx context.Context) (*ReplayResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	rr := &ReplayResult{Result: result, Events: m.replay.index, Divergence: m.divergence, Header: m.headerDiffers}
+	rr := &ReplayResult{Result: result, Events: m.replay.index, Divergence: m.divergence, Header: m.headerDiffers, Partial: m.config.partialDisks()}
 	same := len(m.headerDiffers) == 0
 	switch result.Outcome {
 	case OutcomeReplayStopped:
@@ -165,7 +169,7 @@ func replayConfig(r *trace.Reader, rc *ReplayConfig) (Config, error) {
 	}
 	if rc.Seed != nil && *rc.Seed != c.Seed {
 		if !rc.AllowMismatch {
-			return c, fmt.Errorf("the given seed %d is not the recorded one, %d", *rc.Seed, c.Seed)
+			return c, usagef("the given seed %d is not the recorded one, %d; with --force the replay shows where that makes a difference", *rc.Seed, c.Seed)
 		}
 		c.Seed = *rc.Seed
 	}
@@ -226,7 +230,26 @@ func (c *Config) replayInputs(r *trace.Reader, rc *ReplayConfig) error {
 			return fmt.Errorf("the trace's %s: %w", in.Role, err)
 		}
 	}
+	for role, given := range map[string]*Disk{roleImage: rc.Root, roleDisk: rc.Data} {
+		if given != nil && !slices.ContainsFunc(r.Header().Inputs, func(in trace.Input) bool { return in.Role == role }) {
+			return usagef("--%s %s: the recorded run had none", role, given.Name)
+		}
+	}
 	return nil
+}
+
+// partialDisks names the disks that are known in part.
+func (c *Config) partialDisks() []string {
+	var roles []string
+	for _, d := range []struct {
+		role string
+		disk *Disk
+	}{{roleImage, c.Root}, {roleDisk, c.Data}} {
+		if d.disk != nil && d.disk.partial {
+			roles = append(roles, d.role)
+		}
+	}
+	return roles
 }
 
 // maxStoredBlob bounds a kernel or initramfs that is read out of a trace.

@@ -11,6 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/detvm/detvm/trace"
+	"github.com/detvm/detvm/vcpu"
 	"github.com/detvm/detvm/vmm"
 )
 
@@ -45,9 +47,13 @@ func main() {
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root := newRoot()
 	root.SetArgs(args)
-	root.SetOut(stdout)
+	out := &checkedWriter{w: stdout}
+	root.SetOut(out)
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
+	if err == nil && out.err != nil {
+		err = fmt.Errorf("write standard output: %w", out.err)
+	}
 	var exit exitError
 	var usage usageError
 	var config *vmm.UsageError
@@ -62,6 +68,20 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	fmt.Fprintf(stderr, "detvm: %v\n", err)
 	return exitFailure
+}
+
+// checkedWriter remembers the first error, so that nobody has to check each line that is printed.
+type checkedWriter struct {
+	w   io.Writer
+	err error
+}
+
+func (c *checkedWriter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	if c.err == nil {
+		c.err = err
+	}
+	return n, err
 }
 
 // commandPath is the subcommand that args name, with a space behind it, for the hint in a usage error.
@@ -89,7 +109,36 @@ command, seed and recorded inputs: the same run again gives the same bits.`,
 	root.AddCommand(newRunCommand(), newReplayCommand(), newInspectCommand(), newDiffCommand(), newCheckCommand(), newVerifyCommand(),
 		newKeygenCommand(), newAttestCommand(), newProveCommand(), newRedactCommand(), newImageCommand(), newSnapshotCommand(), newDoctorCommand(), newVersionCommand(), newManCommand())
 	wrapArgs(root)
+	completeValues(root)
 	return root
+}
+
+// flagValues are the values of flags that have few, for shell completion.
+var flagValues = map[string][]string{
+	"cpu":        {vmm.EngineAuto, vmm.EngineKVM, vmm.EngineSoft},
+	"clock":      {string(vcpu.ClockInstructions), string(vcpu.ClockBranches), string(vcpu.ClockKernelInstructions), string(vcpu.ClockExits)},
+	"trace-hash": {string(trace.SHA256), string(trace.SHA512), string(trace.BLAKE3)},
+	"kind":       kindNames(),
+}
+
+func kindNames() []string {
+	var names []string
+	for _, k := range trace.Kinds() {
+		names = append(names, k.String())
+	}
+	return names
+}
+
+// completeValues registers flagValues for every command below c.
+func completeValues(c *cobra.Command) {
+	for name, values := range flagValues {
+		if c.Flags().Lookup(name) != nil {
+			_ = c.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)) // fails for unknown flags only
+		}
+	}
+	for _, sub := range c.Commands() {
+		completeValues(sub)
+	}
 }
 
 // wrapArgs makes mistakes in positional arguments usage errors, for every command below c.

@@ -180,7 +180,7 @@ reported: exit code 1. Neither network, standard input nor (for a self-contained
 			if err := results.write(newReplayJSON(r.Header(), result)); err != nil {
 				return err
 			}
-			if err := reportReplay(cmd.ErrOrStderr(), r, result); err != nil || !sign.given() {
+			if err := reportReplay(cmd.ErrOrStderr(), r, result, until); err != nil || !sign.given() {
 				return err
 			}
 			path, err := sign.countersign(cmd.Context(), args[0], r, result)
@@ -194,7 +194,7 @@ reported: exit code 1. Neither network, standard input nor (for a self-contained
 	f.register(c)
 	c.Flags().Uint64Var(&f.seed, "seed", 0, "with --force: another seed than the recorded one")
 	sign.register(c, "attest", "sign that the replay was identical at every event, with this key")
-	c.Flags().StringVar(&until, "until", "", "stop after this event: N, position:N, or time:DURATION of virtual time")
+	c.Flags().StringVar(&until, "until", "", "stop after this event: number N, or the first at or after position:N or time:DURATION of virtual time")
 	c.Flags().BoolVar(&output, "output", false, "write the command's output to standard output and error")
 	c.Flags().StringVar(&jsonPath, "json", "", "write the result as JSON to this file ('-' is standard output)")
 	return c
@@ -252,7 +252,7 @@ func newReplayJSON(h *trace.Header, r *vmm.ReplayResult) replayJSON {
 }
 
 // reportReplay tells a person what a replay found; a divergence is exit code 1.
-func reportReplay(w io.Writer, r *trace.Reader, result *vmm.ReplayResult) error {
+func reportReplay(w io.Writer, r *trace.Reader, result *vmm.ReplayResult, until string) error {
 	for _, d := range result.Header {
 		fmt.Fprintf(w, "header: %s differs\n  recorded: %s\n  replayed: %s\n", d.Field, d.A, d.B)
 	}
@@ -275,6 +275,9 @@ func reportReplay(w io.Writer, r *trace.Reader, result *vmm.ReplayResult) error 
 		fmt.Fprintf(w, "identical at all %d events that the trace has; the recording was cut off there\n", result.Events)
 		return nil
 	}
+	if result.Complete && until != "" {
+		fmt.Fprintf(w, "the run ends before --until %s\n", until)
+	}
 	if !result.Complete && result.At != nil {
 		fmt.Fprintf(w, "identical at all %d events up to here\n", result.Events)
 		printMoment(w, result.At)
@@ -284,6 +287,9 @@ func reportReplay(w io.Writer, r *trace.Reader, result *vmm.ReplayResult) error 
 		return fmt.Errorf("the replay ended early (%s) after %d events: %s", result.Outcome, result.Events, result.Message)
 	}
 	fmt.Fprintf(w, "identical: %d events, state %s\n", result.Events, result.StateSHA256)
+	for _, role := range result.Partial {
+		fmt.Fprintf(w, "note: the trace stores only what the run read of its %s; that this belongs to the %s with the digest in the header is the recorder's word (--%s FILE checks it)\n", role, role, role)
+	}
 	return nil
 }
 

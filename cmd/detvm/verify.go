@@ -199,10 +199,13 @@ func (f *verifyFlags) verifyTrace(cmd *cobra.Command, path string, replay bool, 
 	if err != nil {
 		return v, err
 	}
+	for _, role := range result.Partial {
+		v.Notes = append(v.Notes, "the trace stores only what the run read of its "+role+": that this belongs to the file with the digest in the header is the recorder's word")
+	}
 	same := result.Identical && result.Complete
 	v.Replayed = &same
 	if !same {
-		_ = reportReplay(cmd.ErrOrStderr(), r, result)
+		_ = reportReplay(cmd.ErrOrStderr(), r, result, "")
 		return v, errors.New("check replay failed: the run does not repeat as the trace says")
 	}
 	return v, nil
