@@ -203,7 +203,7 @@ func runScripts(t *testing.T, suite, cpu, dir string) {
 			"same": same, "code": code, "fails": fails, "signal": signalled,
 			"jsonsame": jsonSame, "jsonother": jsonOther, "jsonhas": jsonHas, "nothing": nothing, "paced": paced, "flip": flip, "replays": replays,
 			"triplefault": tripleFault, "kernels": kernels, "parted": parted,
-			"initramfs": makeInitramfs, "chunks": cutAtChunks,
+			"initramfs": makeInitramfs, "chunks": cutAtChunks, "documented": documented,
 		},
 	})
 }
@@ -521,6 +521,37 @@ func parted(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("the replay parted at event %d in %s (suspect: %s), the recordings at event %d in %s", d.Event, d.Reason, d.Suspect, n-1, reason)
 	}
 	ts.Logf("event %d, %s", n-1, reason)
+}
+
+// documented checks that docs/json.md has the name of every field in a JSON file.
+func documented(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: documented FILE")
+	}
+	doc, err := os.ReadFile("../docs/json.md")
+	ts.Check(err)
+	dynamic := []string{"header", "host", "events_by_kind", "events_by_device"} // their fields are the trace's own
+	var check func(v any)
+	check = func(v any) {
+		switch v := v.(type) {
+		case []any:
+			for _, item := range v {
+				check(item)
+			}
+		case map[string]any:
+			for name, value := range v {
+				if !bytes.Contains(doc, []byte("`"+name+"`")) {
+					ts.Fatalf("docs/json.md does not know %q", name)
+				}
+				if !slices.Contains(dynamic, name) {
+					check(value)
+				}
+			}
+		}
+	}
+	var v any
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &v))
+	check(v)
 }
 
 // cutAtChunks writes copies PREFIX-1, PREFIX-2, … of a trace that end behind its first, second, … chunk (docs/trace-format.md, section 1).
