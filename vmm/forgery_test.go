@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -363,4 +364,31 @@ func TestNoForgedEndReplaysAsIdentical(t *testing.T) {
 	forge("no state", 3, func(e *trace.End) { e.State = "" })
 	forge("state", 3, func(e *trace.End) { e.State = trace.NewDigest(trace.SHA256, nil) })
 	forge("outputs", 3, func(e *trace.End) { e.Outputs = []trace.Setting{{Key: "a", Value: "b"}} })
+}
+
+// At a terminal, how long the guest was idle is an input; but no guest is idle beyond its next timer.
+func TestIdleTimeBeyondATimerIsFound(t *testing.T) {
+	c := builtin("sh", "-c", "sleep 0.2; echo end")
+	c.Terminal, c.Rows, c.Cols = true, 24, 80
+	keyboard, hands := io.Pipe() // nobody types
+	defer hands.Close()
+	c.Stdin = keyboard
+	f := newForgeable(t, c, "")
+	for i, e := range f.events {
+		if e.Kind != trace.KindHalt || e.Value < uint64(time.Millisecond) || i < f.find(trace.KindStart) {
+			continue
+		}
+		const late = uint64(time.Second)
+		events := slices.Clone(f.events)
+		events[i].Value += late
+		for n := i + 1; n < len(events); n++ {
+			events[n].Time += late
+		}
+		result := f.replay(f.write(f.header, events, f.status))
+		if result.Identical || result.Divergence == nil || result.Divergence.Index != uint64(i) {
+			t.Errorf("a halt of %v made longer at event %d: identical %v, divergence %v", time.Duration(e.Value), i, result.Identical, result.Divergence)
+		}
+		return
+	}
+	t.Error("the command was never idle")
 }

@@ -3,6 +3,7 @@ package vmm
 import (
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/detvm/detvm/guestagent"
 	"github.com/detvm/detvm/trace"
@@ -188,15 +189,21 @@ func (m *Machine) idle(exit *vcpu.Exit) error {
 // was typed.
 func (m *Machine) idleAtTerminal(e *trace.Event) error {
 	m.stamp(e)
+	until, armed := m.deadline()
+	if !armed {
+		until = math.MaxUint64
+	}
 	err := m.log.input(e, func(e *trace.Event) error {
 		m.watch.waiting.Store(true)
 		defer m.watch.waiting.Store(false)
-		until, armed := m.deadline()
 		e.Value = m.outside.idle(m.ctx, until-m.now, armed)
 		return nil
 	})
 	if err := m.logError(err); err != nil || m.outcome != nil {
 		return err
+	}
+	if e.Value > until-m.now { // only a trace can say so
+		return m.logError(&Divergence{Index: m.replay.index - 1, Want: cloneEvent(e), Reason: "the recorded idle time passes over the timer that ends it"})
 	}
 	m.vt.skipTo(m.count, m.now+e.Value)
 	m.now = m.vt.at(m.count)
