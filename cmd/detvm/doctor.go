@@ -21,7 +21,8 @@ func newDoctorCommand() *cobra.Command {
 		Short: "Measure what this host offers and say what that means",
 		Long: `Measure what this host offers: KVM, the counters that make positions exact (by running calibration guests), what the CPU model looks like in a guest.
 The software engine works everywhere; doctor's exit code is 0 even when KVM is missing.`,
-		Args: cobra.NoArgs,
+		Example: "  detvm doctor\n  detvm doctor --json",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			findings := append([]finding{{
 				"soft engine", true, "available", "exact instruction counts on any host: record, replay and inspect work here",

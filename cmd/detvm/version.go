@@ -13,7 +13,7 @@ import (
 func newVersionCommand() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
-		Use: "version", Short: "Print version, machine model and CPU model", Args: cobra.NoArgs,
+		Use: "version", Short: "Print version, machine model and CPU model", Args: cobra.NoArgs, Example: "  detvm version --json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			out := cmd.OutOrStdout()
 			v := struct {
@@ -30,7 +30,7 @@ func newVersionCommand() *cobra.Command {
 
 func newManCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "man DIR", Short: "Write man pages into a directory", Args: cobra.ExactArgs(1), Hidden: true,
+		Use: "man DIR", Short: "Write man pages into a directory", Args: cobra.ExactArgs(1), Hidden: true, Example: "  detvm man /usr/local/share/man/man1",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := os.MkdirAll(args[0], 0o755); err != nil {
 				return fmt.Errorf("make the directory: %w", err)
