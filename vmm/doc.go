@@ -16,6 +16,6 @@
 //
 // run.go is the loop and the place to begin. It drives a vcpu.CPU (engine.go chooses which), answers exits through the bus (bus.go) and the MSR table
 // (pvclock.go), moves virtual time (virtualtime.go), and tells an eventLog (log.go) everything: nothing, a recorder (record.go) or a replayer
-// (log.go, replay.go). guest.go talks to the agent in the guest; outside.go is where input from other goroutines waits until the loop takes it; state.go
+// (log.go, replay.go; divergence.go says where two runs part). guest.go talks to the agent in the guest; outside.go is where input from other goroutines waits until the loop takes it; state.go
 // has digests, checkpoints and boot snapshots; end.go the ways in which a run ends. machine.go wires it all together as docs/machine.md says.
 package vmm

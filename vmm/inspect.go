@@ -89,3 +89,17 @@ func (m *Machine) readVirtual(s *vcpu.State, va uint64, n int) []byte {
 	}
 	return b.Bytes()
 }
+
+func formatRegisters(s *vcpu.State) string {
+	names := [...]string{"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"}
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "rip %016x rflags %08x cr3 %x count %d\n", s.RIP, s.RFLAGS, s.CR3, s.Count)
+	for i, n := range names {
+		sep := " "
+		if i%4 == 3 {
+			sep = "\n"
+		}
+		fmt.Fprintf(&b, "%-3s %016x%s", n, s.GPR[i], sep)
+	}
+	return b.String()
+}
