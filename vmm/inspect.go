@@ -16,6 +16,8 @@ type Moment struct {
 	Disassembly []string `json:"disassembly"` // from RIP on; empty when the code cannot be read
 	Task        string   `json:"task,omitempty"`
 	PID         uint32   `json:"pid,omitempty"`
+	// User is where the program stands, nil where that cannot be told.
+	User *UserFrame `json:"user,omitempty"`
 }
 
 // moment describes where the machine stands, or returns nil when its state cannot be read.
@@ -25,7 +27,7 @@ func (m *Machine) moment() *Moment {
 		return nil
 	}
 	task, pid := m.task.current(m.mem)
-	return &Moment{RIP: s.RIP, Registers: formatRegisters(s), Disassembly: m.disassemble(s, 6), Task: task, PID: pid}
+	return &Moment{RIP: s.RIP, Registers: formatRegisters(s), Disassembly: m.disassemble(s, 6), Task: task, PID: pid, User: m.userFrame(s)}
 }
 
 // disassemble decodes up to n instructions at RIP.

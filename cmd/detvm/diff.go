@@ -38,7 +38,8 @@ func newDiffCommand() *cobra.Command {
 		Use:   "diff [flags] A B",
 		Short: "Show where two traces part, and what to suspect",
 		Long: `Find the first event in which two traces differ, and print it with the events before it. When the inputs of the runs are at hand, both are replayed
-up to there and the processor is shown: registers, disassembly, the kernel function at RIP. Exit code 1 when the traces differ.`,
+up to there and the processor is shown: registers, disassembly, the functions at which kernel and program stand, as far as the built-in kernel, the program's memory and the
+image name them. Exit code 1 when the traces differ.`,
 		Example: `  detvm diff good.dtr bad.dtr
   detvm diff --context 20 --no-replay good.dtr bad.dtr
   detvm diff --json good.dtr bad.dtr | jq .first_difference`,
@@ -236,6 +237,7 @@ func (f *replayFlags) momentAt(cmd *cobra.Command, r *trace.Reader, n uint64) *v
 	if err != nil {
 		return nil
 	}
+	nameFunction(result.At, rc.Root)
 	return result.At
 }
 
@@ -270,7 +272,7 @@ func printDiff(out io.Writer, a, b *trace.Reader, d *traceDiff) {
 	for i, m := range d.Machines {
 		if m != nil {
 			fmt.Fprintf(out, "machine %s before it:\n", string(rune('a'+i)))
-			printMoment(out, m)
+			printMoment(out, []*trace.Header{a.Header(), b.Header()}[i], m)
 		}
 	}
 }

@@ -19,21 +19,26 @@ import (
 	"github.com/detvm/detvm/trace"
 )
 
-// symbolSuffix names the built-in kernel's function at an address, in brackets with a space before, or "".
-func symbolSuffix(pc uint64) string {
-	if s := kernelSymbols(pc); s != "" {
+// symbolSuffix is kernelSymbol in brackets with a space before, or "".
+func symbolSuffix(h *trace.Header, pc uint64) string {
+	if s := kernelSymbol(h, pc); s != "" {
 		return " <" + s + ">"
 	}
 	return ""
 }
 
-var loadSymbols = sync.OnceValue(func() func(uint64) string {
+// builtinSymbols is the built-in kernel's digest and what names its functions.
+var builtinSymbols = sync.OnceValues(func() (trace.Digest, func(pc uint64) string) {
+	none := func(uint64) string { return "" }
 	k, err := images.GuestKernel()
-	functions, errMap := images.GuestKernelFunctions()
-	if err != nil || errMap != nil {
-		return func(uint64) string { return "" }
+	if err != nil {
+		return "", none
 	}
-	return func(pc uint64) string {
+	functions, err := images.GuestKernelFunctions()
+	if err != nil {
+		return "", none
+	}
+	return trace.DigestOf(trace.SHA256, k.SHA256[:]), func(pc uint64) string {
 		if pc < k.Symbols.Text || pc >= k.Symbols.TextEnd {
 			return ""
 		}
@@ -45,8 +50,16 @@ var loadSymbols = sync.OnceValue(func() func(uint64) string {
 	}
 })
 
-// kernelSymbols names the built-in kernel's function at an address, or returns "".
-func kernelSymbols(pc uint64) string { return loadSymbols()(pc) }
+// kernelSymbol names the kernel's function at an address of a run with the built-in kernel, or returns "".
+func kernelSymbol(h *trace.Header, pc uint64) string {
+	digest, name := builtinSymbols()
+	for _, in := range h.Inputs {
+		if in.Role == "kernel" && in.Digest == digest {
+			return name(pc)
+		}
+	}
+	return ""
+}
 
 // eventText is what an event did, in a few words.
 func eventText(h *trace.Header, e *trace.Event) string {
@@ -110,7 +123,7 @@ func printEventLine(w io.Writer, h *trace.Header, label string, index uint64, e 
 		return
 	}
 	fmt.Fprintf(w, "  %s: #%d %s at position %d, %v, pc %#x%s, %s[%d]: %s\n", label, index, e.Kind, e.Position,
-		time.Duration(e.Time), e.PC, symbolSuffix(e.PC), plain(e.Task), e.PID, eventText(h, e))
+		time.Duration(e.Time), e.PC, symbolSuffix(h, e.PC), plain(e.Task), e.PID, eventText(h, e))
 }
 
 // eventFilter selects events.
@@ -211,7 +224,7 @@ type eventJSON struct {
 }
 
 func toJSON(h *trace.Header, i uint64, e *trace.Event) eventJSON {
-	j := eventJSON{Event: i, Kind: e.Kind.String(), Position: e.Position, TimeNS: e.Time, PC: e.PC, Symbol: kernelSymbols(e.PC), Task: e.Task, PID: e.PID,
+	j := eventJSON{Event: i, Kind: e.Kind.String(), Position: e.Position, TimeNS: e.Time, PC: e.PC, Symbol: kernelSymbol(h, e.PC), Task: e.Task, PID: e.PID,
 		Addr: e.Addr, Size: e.Size, Write: e.Write, Fault: e.Fault, Withheld: e.Withheld, Value: e.Value, Data: e.Data}
 	if e.Device != 0 {
 		j.Device = h.Device(e.Device)
@@ -292,7 +305,7 @@ func printEvents(out io.Writer, r *trace.Reader, f *eventFilter, asJSON bool) er
 		}
 		pc := ""
 		if e.PC != 0 {
-			pc = fmt.Sprintf(" @%#x%s", e.PC, symbolSuffix(e.PC))
+			pc = fmt.Sprintf(" @%#x%s", e.PC, symbolSuffix(h, e.PC))
 		}
 		if _, err = fmt.Fprintf(out, "%8d %14d %16v %-10s %-22s %s%s\n", i, e.Position, time.Duration(e.Time), e.Kind, fmt.Sprintf("%s[%d]", plain(e.Task), e.PID), eventText(h, e), pc); err != nil {
 			return fmt.Errorf("print: %w", err)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"strconv"
@@ -228,7 +229,14 @@ func (f *replayFlags) replay(cmd *cobra.Command, r *trace.Reader, until string, 
 	rc.Progress = bar.set
 	result, err := vmm.Replay(cmd.Context(), r, rc)
 	bar.clear()
-	return result, err
+	if err != nil {
+		return nil, err
+	}
+	nameFunction(result.At, rc.Root)
+	if d := result.Divergence; d != nil {
+		nameFunction(d.At, rc.Root)
+	}
+	return result, nil
 }
 
 // replayJSON is replay's JSON form: events in it look like those of inspect and diff.
@@ -264,7 +272,7 @@ func reportReplay(w io.Writer, r *trace.Reader, result *vmm.ReplayResult, until 
 		fmt.Fprintf(w, "DIVERGED at event %d: %s; suspect: %s\n", d.Index, what, d.Suspect)
 		printEventLine(w, r.Header(), "recorded", d.Index, d.Want)
 		printEventLine(w, r.Header(), "replayed", d.Index, d.Got)
-		printMoment(w, d.At)
+		printMoment(w, ranKernel(r.Header(), result), d.At)
 		return exitError{exitFailure}
 	}
 	if len(result.Header) > 0 && (result.Complete || result.At != nil) {
@@ -280,7 +288,7 @@ func reportReplay(w io.Writer, r *trace.Reader, result *vmm.ReplayResult, until 
 	}
 	if !result.Complete && result.At != nil {
 		fmt.Fprintf(w, "identical at all %d events up to here\n", result.Events)
-		printMoment(w, result.At)
+		printMoment(w, ranKernel(r.Header(), result), result.At)
 		return nil
 	}
 	if !result.Identical {
@@ -293,12 +301,41 @@ func reportReplay(w io.Writer, r *trace.Reader, result *vmm.ReplayResult, until 
 	return nil
 }
 
-func printMoment(w io.Writer, m *vmm.Moment) {
+// ranKernel is the header if the replay ran the kernel that it names, and else, with --force, one that names none: no function of it is known.
+func ranKernel(h *trace.Header, result *vmm.ReplayResult) *trace.Header {
+	sum, err := hex.DecodeString(result.KernelSHA256)
+	if err != nil || len(sum) != sha256.Size || !recorded(h, "kernel", [sha256.Size]byte(sum)) {
+		return &trace.Header{}
+	}
+	return h
+}
+
+func printMoment(w io.Writer, h *trace.Header, m *vmm.Moment) {
 	if m == nil {
 		return
 	}
-	fmt.Fprintf(w, "%s(%s, pid %d)%s\n", m.Registers, plain(m.Task), m.PID, symbolSuffix(m.RIP))
+	fmt.Fprintf(w, "%s(%s, pid %d)%s\n", m.Registers, plain(m.Task), m.PID, symbolSuffix(h, m.RIP))
 	for _, line := range m.Disassembly {
 		fmt.Fprintln(w, " ", line)
+	}
+	if u := m.User; u != nil {
+		fmt.Fprintf(w, "program at rip %016x", u.RIP)
+		if u.Symbol != "" {
+			fmt.Fprintf(w, " <%s>", plain(u.Symbol))
+		}
+		if u.Module != "" {
+			fmt.Fprintf(w, " in %s", plain(u.Module))
+		}
+		fmt.Fprintln(w)
+	}
+}
+
+// nameFunction looks in the root image for a name of the function that the program is in, if the guest's memory had none.
+func nameFunction(m *vmm.Moment, root *vmm.Disk) {
+	if m == nil || m.User == nil || m.User.Symbol != "" || m.User.BuildID == "" || root == nil {
+		return
+	}
+	if name, err := images.Function(root.Base, m.User.BuildID, m.User.Address); err == nil { // else there is no name
+		m.User.Symbol = name
 	}
 }
