@@ -31,6 +31,12 @@ func (m *Machine) endWith(o Outcome, code int, message string) {
 	m.result.Outcome, m.result.ExitCode, m.result.Message = o, code, message
 }
 
+// hostFailed ends the run because the host cannot do its part. In a replay that is no difference to the recorded run: nothing is known of the rest.
+func (m *Machine) hostFailed(o Outcome, message string) {
+	m.interrupted = m.interrupted || m.replaying
+	m.end(o, message)
+}
+
 // guestExit is a write to the exit port.
 func (m *Machine) guestExit(code uint32) {
 	m.endWith(OutcomePoweredOff, int(code&0xff), "")

@@ -96,8 +96,7 @@ func (m *Machine) output(kind trace.Kind, p []byte) {
 	if sink.w != nil && sink.err == nil {
 		if _, err := sink.w.Write(p); err != nil {
 			sink.err = err
-			m.interrupted = m.interrupted || m.replaying // by the host of the replay, which is no difference
-			m.endWith(OutcomeOutputFailure, 1, "write the guest's output: "+err.Error())
+			m.hostFailed(OutcomeOutputFailure, "write the guest's output: "+err.Error())
 		}
 	}
 	if m.logging {

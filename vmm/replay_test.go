@@ -3,6 +3,8 @@ package vmm_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"errors"
 	"io"
 	"testing"
 	"time"
@@ -220,6 +222,30 @@ func TestAPartialReplayShowsTheMachineAtThatEvent(t *testing.T) {
 		e, err := r.Event(until)
 		if err != nil || result.Events != until+1 || result.Position != e.Position {
 			t.Errorf("until event %d: %d events, the machine is at position %d, the event at %d; %v", until, result.Events, result.Position, e.Position, err)
+		}
+	}
+}
+
+// brokenDisk cannot be read.
+type brokenDisk struct{}
+
+func (brokenDisk) ReadAt([]byte, int64) (int, error) { return 0, errors.New("the host cannot read it") }
+
+// What the replaying host cannot do says nothing of the recorded run.
+func TestAHostThatCannotReadADiskIsNoDivergence(t *testing.T) {
+	content := make([]byte, 1<<20)
+	c := builtin("true")
+	c.Data = &vmm.Disk{Name: "data", Base: bytes.NewReader(content), Size: uint64(len(content)), Digest: sha256.Sum256(content)}
+	r, _ := openRecorded(t, c)
+	broken := *c.Data
+	broken.Base = brokenDisk{}
+	for _, disk := range []*vmm.Disk{c.Data, &broken} {
+		result, err := vmm.Replay(context.Background(), r, vmm.ReplayConfig{Kernel: c.Kernel.Image, Initramfs: c.Initramfs, Data: disk})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if result.Identical != (disk == c.Data) || result.Divergence != nil {
+			t.Errorf("with %T: identical %v, %s, divergence %v", disk.Base, result.Identical, result.Outcome, result.Divergence)
 		}
 	}
 }

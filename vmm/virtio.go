@@ -2,6 +2,7 @@ package vmm
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 
 	"github.com/detvm/detvm/devices/virtio"
@@ -151,7 +152,14 @@ func (m *Machine) blockOptions(id uint16, disk *virtio.Disk, reads *extents, rea
 			}
 			m.deferDisk(trace.KindDiskWrite, id, sector, p)
 		},
-		OnError: func(err error) { m.end(OutcomeHostFailure, fmt.Sprintf("%s: %v", name, err)) },
+		OnError: func(err error) {
+			message := fmt.Sprintf("%s: %v", name, err)
+			if errors.Is(err, trace.ErrNotStored) { // a replay reads what the recorded run did not: that is a difference
+				m.end(OutcomeHostFailure, message)
+				return
+			}
+			m.hostFailed(OutcomeHostFailure, message)
+		},
 	}
 }
 
