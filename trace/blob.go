@@ -41,7 +41,7 @@ func (h *Header) parseBlobHead(body []byte) (b blobHead, compressed []byte, err 
 		return b, nil, errors.New("blob's head: a field is out of range")
 	}
 	if size := h.Inputs[b.input].Size; b.offset > size || uint64(b.rawLen) > size-b.offset {
-		return b, nil, fmt.Errorf("blob lies outside input %q", short(h.Inputs[b.input].Name))
+		return b, nil, fmt.Errorf("blob lies outside input %q", short(h.Inputs[b.input].Name, quoted))
 	}
 	return b, d.b, nil
 }

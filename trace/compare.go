@@ -1,6 +1,7 @@
 package trace
 
 import (
+	"cmp"
 	"encoding/hex"
 	"fmt"
 )
@@ -11,6 +12,21 @@ type FieldDifference struct {
 	Field string `json:"field"`
 	A     string `json:"a"`
 	B     string `json:"b"`
+}
+
+// Short is the difference with long values cut, for messages; a value that there is not reads "nothing".
+func (d FieldDifference) Short() FieldDifference {
+	const most = 200
+	d.A, d.B = cmp.Or(short(d.A, most), "nothing"), cmp.Or(short(d.B, most), "nothing")
+	return d
+}
+
+// short is the beginning of a string from a trace, for messages.
+func short(s string, most int) string {
+	if len(s) > most {
+		return s[:most] + "…"
+	}
+	return s
 }
 
 // Differences lists the fields in which two headers differ. It is empty exactly when their canonical encodings are equal.

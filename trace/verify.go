@@ -101,13 +101,8 @@ func (r *Report) Err() error {
 	return fmt.Errorf("the trace is damaged: %s", r.Findings[0])
 }
 
-// short is the beginning of a string from a trace, for messages.
-func short(s string) string {
-	if len(s) > 100 {
-		return s[:100] + "…"
-	}
-	return s
-}
+// quoted is how much of a string from a trace findings show.
+const quoted = 100
 
 func (r *Report) add(f Finding) {
 	if len(r.Findings) == maxFindings {
@@ -626,7 +621,7 @@ func (v *verifier) blob(rec recordAt, body []byte) {
 		bad("%v", err)
 	}
 	if w.next == in.Size && DigestOf(in.Digest.Algorithm(), w.sum.Sum(nil)) != in.Digest {
-		bad("the stored %q %q is not the one that the header names by its digest", short(in.Role), short(in.Name))
+		bad("the stored %q %q is not the one that the header names by its digest", short(in.Role, quoted), short(in.Name, quoted))
 	}
 }
 

@@ -273,10 +273,13 @@ func (r *replayer) nextAsync() uint64 {
 	return vcpu.NoStop
 }
 
-// done checks that a finished replay used the whole trace.
-func (r *replayer) done() error {
+// done checks that a finished replay used the whole trace, and that the trace's status is right for a run that ended like this.
+func (r *replayer) done(o Outcome) *Divergence {
 	if r.have {
 		return &Divergence{Index: r.index, Want: cloneEvent(r.next), Reason: "the replay ended, but the trace goes on"}
+	}
+	if reason := r.wrongStatus(o); reason != "" {
+		return &Divergence{Index: r.index, Reason: reason}
 	}
 	return nil
 }

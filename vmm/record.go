@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"runtime"
 	"slices"
 	"strconv"
@@ -83,15 +84,20 @@ func (m *Machine) traceHeader(hash trace.Hash, redactable bool) *trace.Header {
 	}
 	in(roleKernel, "", c.Kernel.Image.Size, trace.DigestOf(trace.SHA256, c.Kernel.Image.Digest[:]))
 	in(roleInitramfs, "", c.Initramfs.Size, trace.DigestOf(trace.SHA256, c.Initramfs.Digest[:]))
-	for _, d := range []struct {
-		role string
-		disk *Disk
-	}{{roleImage, c.Root}, {roleDisk, c.Data}} {
-		if d.disk != nil {
-			in(d.role, "", d.disk.Size, trace.DigestOf(trace.SHA256, d.disk.Digest[:]))
-		}
+	for role, disk := range disks(c.Root, c.Data) {
+		in(role, "", disk.Size, trace.DigestOf(trace.SHA256, disk.Digest[:]))
 	}
 	return h
+}
+
+// disks are those of a root image and a data disk that there are, with their roles, in the order of a header.
+func disks(root, data *Disk) iter.Seq2[string, *Disk] {
+	return func(yield func(string, *Disk) bool) {
+		if root != nil && !yield(roleImage, root) || data == nil {
+			return
+		}
+		yield(roleDisk, data)
+	}
 }
 
 func encodeCPUID(table []vcpu.CPUIDLeaf) string {

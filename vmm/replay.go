@@ -1,7 +1,6 @@
 package vmm
 
 import (
-	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -84,7 +83,7 @@ func NewReplay(r *trace.Reader, rc ReplayConfig) (*Machine, error) {
 	}
 	if m.headerDiffers = r.Header().Differences(own); len(m.headerDiffers) > 0 && !rc.AllowMismatch {
 		m.Close()
-		return nil, headerError(m.headerDiffers[0])
+		return nil, headerError(m.headerDiffers[0].Short())
 	}
 	m.replaying = true
 	if m.replay, err = newReplayer(r, rc.Until, rc.Progress); err != nil {
@@ -97,16 +96,7 @@ func NewReplay(r *trace.Reader, rc ReplayConfig) (*Machine, error) {
 // headerError says that the trace's header does not describe the run that its replay is: what it claims beyond that would go unchecked.
 func headerError(d trace.FieldDifference) error {
 	return fmt.Errorf("the trace's header says of its %s: %s, but a replay here is of a run with %s, so it cannot confirm the trace; with --force it shows where that makes a difference",
-		d.Field, short(d.A), short(d.B))
-}
-
-// short is the beginning of a value, for messages.
-func short(s string) string {
-	const most = 200
-	if len(s) > most {
-		return s[:most] + "…"
-	}
-	return cmp.Or(s, "nothing")
+		d.Field, d.A, d.B)
 }
 
 // Replay runs the trace that the machine was made for.
@@ -131,18 +121,12 @@ func (m *Machine) Replay(ctx context.Context) (*ReplayResult, error) {
 	if m.interrupted {
 		return rr, nil // by the replaying user: nothing is known of the rest
 	}
-	var d *Divergence
-	if err := m.replay.done(); errors.As(err, &d) {
+	if d := m.replay.done(result.Outcome); d != nil {
 		if result.Message != "" {
 			d.Reason += " (" + result.Message + ")"
 		}
 		d.complete(m)
 		rr.Divergence = d
-		return rr, nil
-	}
-	if reason := m.replay.wrongStatus(result.Outcome); reason != "" {
-		rr.Divergence = &Divergence{Index: m.replay.index, Reason: reason}
-		rr.Divergence.complete(m)
 		return rr, nil
 	}
 	rr.Identical, rr.Complete = same, true
@@ -230,8 +214,8 @@ func (c *Config) replayInputs(r *trace.Reader, rc *ReplayConfig) error {
 			return fmt.Errorf("the trace's %s: %w", in.Role, err)
 		}
 	}
-	for role, given := range map[string]*Disk{roleImage: rc.Root, roleDisk: rc.Data} {
-		if given != nil && !slices.ContainsFunc(r.Header().Inputs, func(in trace.Input) bool { return in.Role == role }) {
+	for role, given := range disks(rc.Root, rc.Data) {
+		if !slices.ContainsFunc(r.Header().Inputs, func(in trace.Input) bool { return in.Role == role }) {
 			return usagef("--%s %s: the recorded run had none", role, given.Name)
 		}
 	}
@@ -241,12 +225,9 @@ func (c *Config) replayInputs(r *trace.Reader, rc *ReplayConfig) error {
 // partialDisks names the disks that are known in part.
 func (c *Config) partialDisks() []string {
 	var roles []string
-	for _, d := range []struct {
-		role string
-		disk *Disk
-	}{{roleImage, c.Root}, {roleDisk, c.Data}} {
-		if d.disk != nil && d.disk.partial {
-			roles = append(roles, d.role)
+	for role, disk := range disks(c.Root, c.Data) {
+		if disk.partial {
+			roles = append(roles, role)
 		}
 	}
 	return roles

@@ -97,10 +97,8 @@ func (m *Machine) snapshotKey() (Digest, error) {
 	h.Write(m.config.Kernel.Image.Digest[:])
 	h.Write(m.config.Initramfs.Digest[:])
 	h.Write(m.cpuIdentity())
-	for _, d := range []*Disk{m.config.Root, m.config.Data} {
-		if d != nil {
-			fmt.Fprintf(h, "disk %d\x00", d.Size)
-		}
+	for _, d := range disks(m.config.Root, m.config.Data) {
+		fmt.Fprintf(h, "disk %d\x00", d.Size)
 	}
 	return Digest(h.Sum(nil)), nil
 }

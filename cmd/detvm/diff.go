@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -247,7 +246,8 @@ func printDiff(out io.Writer, a, b *trace.Reader, d *traceDiff) {
 		return
 	}
 	for _, h := range d.Header {
-		fmt.Fprintf(out, "header: %s differs\n  a: %s\n  b: %s\n", h.Field, shorten(h.A), shorten(h.B))
+		h = h.Short()
+		fmt.Fprintf(out, "header: %s differs\n  a: %s\n  b: %s\n", h.Field, h.A, h.B)
 	}
 	if d.Uncompared > 0 {
 		fmt.Fprintf(out, "%d withheld payloads cannot be compared: the traces have different hash algorithms\n", d.Uncompared)
@@ -275,13 +275,4 @@ func printDiff(out io.Writer, a, b *trace.Reader, d *traceDiff) {
 			printMoment(out, []*trace.Header{a.Header(), b.Header()}[i], m)
 		}
 	}
-}
-
-// shorten is the beginning of a long value, for a person.
-func shorten(s string) string {
-	const most = 200
-	if len(s) > most {
-		return s[:most] + "…"
-	}
-	return cmp.Or(s, "nothing")
 }

@@ -153,12 +153,7 @@ func (f *eventFilter) register(c *cobra.Command) {
 
 // given reports whether any flag chooses events.
 func (f *eventFilter) given(c *cobra.Command) bool {
-	for _, name := range []string{"kind", "device", "task", "from", "to", "since-position", "until-position", "since-time", "until-time", "limit"} {
-		if c.Flags().Changed(name) {
-			return true
-		}
-	}
-	return false
+	return changed(c.Flags(), "kind", "device", "task", "from", "to", "since-position", "until-position", "since-time", "until-time", "limit") != ""
 }
 
 func (f *eventFilter) prepare(h *trace.Header) error {

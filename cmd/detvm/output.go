@@ -11,93 +11,68 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/detvm/detvm/vmm"
+	"github.com/spf13/pflag"
 )
 
-// pendingFile is a file that appears under its name only when it is complete.
-type pendingFile struct {
-	*os.File
+// outputFile is a file that appears under its name only when it is complete. It is prepared before the work is done, so that a path that cannot be written is
+// noticed in time. Devices and pipes (/dev/stdout) cannot be replaced: they are opened and written at the end.
+type outputFile struct {
 	path string
+	tmp  *os.File // beside path; nil for devices and pipes
 }
 
-// createPending makes a temporary file beside path, so that a path that cannot be written is noticed before the work is done.
-func createPending(path string) (*pendingFile, error) {
+// createOutput prepares an output. Call discard when done with it.
+func createOutput(path string) (*outputFile, error) {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return &outputFile{path: path}, nil
+	}
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return nil, fmt.Errorf("create %s: %w", path, err)
 	}
-	return &pendingFile{f, path}, nil
+	return &outputFile{path, f}, nil
 }
 
-// commit puts the file in place. Devices and pipes (/dev/stdout) cannot be replaced and are written instead.
-func (p *pendingFile) commit() error {
-	err := errors.Join(p.Chmod(0o644), p.Sync(), p.Close())
+// write fills the file and puts it in place, or leaves what was there.
+func (o *outputFile) write(fill func(io.Writer) error) error {
+	if o.tmp == nil {
+		f, err := os.OpenFile(o.path, os.O_WRONLY, 0)
+		if err != nil {
+			return fmt.Errorf("open %s: %w", o.path, err)
+		}
+		return errors.Join(fill(f), f.Close())
+	}
+	defer o.discard()
+	err := fill(o.tmp)
 	if err == nil {
-		err = os.Rename(p.Name(), p.path)
+		err = errors.Join(o.tmp.Chmod(0o644), o.tmp.Sync(), o.tmp.Close())
+	}
+	if err == nil {
+		err = os.Rename(o.tmp.Name(), o.path)
 	}
 	if err != nil {
-		_ = os.Remove(p.Name())
-		return fmt.Errorf("write %s: %w", p.path, err)
+		return fmt.Errorf("write %s: %w", o.path, err)
 	}
+	o.tmp = nil
 	return nil
 }
 
-func (p *pendingFile) discard() {
-	_ = p.Close()
-	_ = os.Remove(p.Name())
+// discard removes what was prepared, unless it was put in place. There may be no file.
+func (o *outputFile) discard() {
+	if o != nil && o.tmp != nil {
+		_ = o.tmp.Close()
+		_ = os.Remove(o.tmp.Name())
+		o.tmp = nil
+	}
 }
 
 // writeFile writes a file whole or not at all.
-func writeFile(path string, write func(io.Writer) error) error {
-	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
-		f, err := os.OpenFile(path, os.O_WRONLY, 0)
-		if err != nil {
-			return fmt.Errorf("open %s: %w", path, err)
-		}
-		return errors.Join(write(f), f.Close())
-	}
-	p, err := createPending(path)
+func writeFile(path string, fill func(io.Writer) error) error {
+	o, err := createOutput(path)
 	if err != nil {
 		return err
 	}
-	if err := write(p); err != nil {
-		p.discard()
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return p.commit()
-}
-
-// diskOut is the file that keeps a data disk's final contents.
-type diskOut struct{ file *pendingFile }
-
-func newDiskOut(path string) (*diskOut, error) {
-	if path == "" {
-		return &diskOut{}, nil
-	}
-	f, err := createPending(path)
-	if err != nil {
-		return nil, err
-	}
-	return &diskOut{f}, nil
-}
-
-// keep writes the disk and puts the file in place.
-func (d *diskOut) keep(m *vmm.Machine) error {
-	if d.file == nil {
-		return nil
-	}
-	if err := m.WriteDisk(d.file); err != nil {
-		return fmt.Errorf("write %s: %w", d.file.path, err)
-	}
-	f := d.file
-	d.file = nil
-	return f.commit()
-}
-
-func (d *diskOut) discard() {
-	if d.file != nil {
-		d.file.discard()
-	}
+	return o.write(fill)
 }
 
 // plain is a string from a trace or a guest as it may be printed: one that is not printable text in one line is quoted, so that it can neither send escape
@@ -111,34 +86,27 @@ func plain(s string) string {
 	return s
 }
 
-// jsonFile is where --json puts a result. The file is made before the work is done, and put in place after it. A nil one takes nothing.
-type jsonFile struct {
-	path string
-	file *pendingFile // nil for standard output, devices and pipes
-}
+// jsonFile is where --json puts a result: an output, or standard output without one. A nil one takes nothing.
+type jsonFile struct{ *outputFile }
 
 // newJSONFile prepares path, "-" for standard output, unless it is empty. It refuses the files that the command reads or records.
 func newJSONFile(path string, others ...string) (*jsonFile, error) {
-	if path == "" {
+	switch path {
+	case "":
 		return nil, nil
-	}
-	j := &jsonFile{path: path}
-	if path == "-" {
-		return j, nil
+	case "-":
+		return &jsonFile{}, nil
 	}
 	for _, other := range others {
 		if other != "" && sameFile(path, other) {
 			return nil, usagef("--json %s would overwrite the trace: give another name", path)
 		}
 	}
-	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
-		return j, nil
-	}
-	var err error
-	if j.file, err = createPending(path); err != nil {
+	o, err := createOutput(path)
+	if err != nil {
 		return nil, fmt.Errorf("write JSON: %w", err)
 	}
-	return j, nil
+	return &jsonFile{o}, nil
 }
 
 // sameFile reports whether two paths name one file, which need not exist.
@@ -153,8 +121,8 @@ func sameFile(a, b string) bool {
 	return errA == nil && errB == nil && absA == absB
 }
 
-// write encodes v and puts the file in place.
-func (j *jsonFile) write(v any) error {
+// put encodes v and puts the file in place.
+func (j *jsonFile) put(v any) error {
 	if j == nil {
 		return nil
 	}
@@ -162,20 +130,14 @@ func (j *jsonFile) write(v any) error {
 	if err != nil {
 		return fmt.Errorf("encode JSON: %w", err)
 	}
-	p = append(p, '\n')
-	switch {
-	case j.path == "-":
-		_, err = os.Stdout.Write(p)
-	case j.file == nil:
-		err = os.WriteFile(j.path, p, 0o644)
-	default:
-		f := j.file
-		j.file = nil
-		if _, err = f.Write(p); err != nil {
-			f.discard()
-		} else {
-			err = f.commit()
-		}
+	fill := func(w io.Writer) error {
+		_, err := w.Write(append(p, '\n'))
+		return err
+	}
+	if j.outputFile == nil {
+		err = fill(os.Stdout)
+	} else {
+		err = j.outputFile.write(fill)
 	}
 	if err != nil {
 		return fmt.Errorf("write JSON: %w", err)
@@ -183,10 +145,10 @@ func (j *jsonFile) write(v any) error {
 	return nil
 }
 
-// discard removes what was prepared, if nothing was written.
+// discard removes what was prepared, unless it was put in place.
 func (j *jsonFile) discard() {
-	if j != nil && j.file != nil {
-		j.file.discard()
+	if j != nil {
+		j.outputFile.discard()
 	}
 }
 
@@ -199,4 +161,14 @@ func printJSONOr(out io.Writer, asJSON bool, v any, plain func()) error {
 	enc := json.NewEncoder(out)
 	enc.SetIndent("", "  ")
 	return enc.Encode(v)
+}
+
+// changed returns the first of these flags that was given, or "".
+func changed(flags *pflag.FlagSet, names ...string) string {
+	for _, name := range names {
+		if flags.Changed(name) {
+			return name
+		}
+	}
+	return ""
 }

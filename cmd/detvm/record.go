@@ -34,10 +34,8 @@ const minTraceSize = 256 << 10
 // start prepares config to record. finish completes the file; it is called with nil when the run failed.
 func (f *recordFlags) start(ctx context.Context, flags *pflag.FlagSet, config *vmm.Config) (finish func(*vmm.Result) error, err error) {
 	if f.file == "" {
-		for _, name := range []string{"record", "sign", "fulcio-url", "max-trace-size", "trace-hash", "self-contained", "redactable"} {
-			if flags.Changed(name) {
-				return nil, usagef("--%s needs --record FILE", name)
-			}
+		if name := changed(flags, "record", "sign", "fulcio-url", "max-trace-size", "trace-hash", "self-contained", "redactable"); name != "" {
+			return nil, usagef("--%s needs --record FILE", name)
 		}
 		return func(*vmm.Result) error { return nil }, nil
 	}

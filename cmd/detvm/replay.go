@@ -178,7 +178,7 @@ reported: exit code 1. Neither network, standard input nor (for a self-contained
 			if err != nil {
 				return err
 			}
-			if err := results.write(newReplayJSON(r.Header(), result)); err != nil {
+			if err := results.put(newReplayJSON(r.Header(), result)); err != nil {
 				return err
 			}
 			if err := reportReplay(cmd.ErrOrStderr(), r, result, until); err != nil || !sign.given() {
@@ -262,6 +262,7 @@ func newReplayJSON(h *trace.Header, r *vmm.ReplayResult) replayJSON {
 // reportReplay tells a person what a replay found; a divergence is exit code 1.
 func reportReplay(w io.Writer, r *trace.Reader, result *vmm.ReplayResult, until string) error {
 	for _, d := range result.Header {
+		d = d.Short()
 		fmt.Fprintf(w, "header: %s differs\n  recorded: %s\n  replayed: %s\n", d.Field, d.A, d.B)
 	}
 	if d := result.Divergence; d != nil {

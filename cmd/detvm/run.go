@@ -291,11 +291,14 @@ Use -i when a program at the other end of the pipe waits for answers.`,
 
 // runMachine runs config with the process's signals wired to the guest.
 func runMachine(ctx context.Context, config vmm.Config, diskOut string, terminal bool) (*vmm.Result, error) {
-	out, err := newDiskOut(diskOut)
-	if err != nil {
-		return nil, err
+	var out *outputFile
+	if diskOut != "" {
+		var err error
+		if out, err = createOutput(diskOut); err != nil {
+			return nil, err
+		}
+		defer out.discard()
 	}
-	defer out.discard()
 	m, err := vmm.New(config)
 	if err != nil {
 		return nil, err
@@ -307,8 +310,10 @@ func runMachine(ctx context.Context, config vmm.Config, diskOut string, terminal
 	if err != nil {
 		return nil, err
 	}
-	if err := out.keep(m); err != nil {
-		return nil, err
+	if out != nil {
+		if err := out.write(m.WriteDisk); err != nil {
+			return nil, err
+		}
 	}
 	return result, nil
 }
@@ -370,7 +375,7 @@ func rawTerminal(c *vmm.Config) (restore func(), err error) {
 
 // report writes the JSON result and turns the outcome into an exit code.
 func report(r *vmm.Result, results *jsonFile, stderr io.Writer) error {
-	if err := results.write(r); err != nil {
+	if err := results.put(r); err != nil {
 		return err
 	}
 	if r.Message != "" {

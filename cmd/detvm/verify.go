@@ -36,12 +36,7 @@ func (f *verifyFlags) register(c *cobra.Command) {
 
 // given reports whether any flag asks for signatures to be checked.
 func (f *verifyFlags) given(c *cobra.Command) bool {
-	for _, name := range []string{"key", "bundle", "certificate-identity", "certificate-oidc-issuer", "trusted-root", "ca-certificates", "rekor-key", "threshold"} {
-		if c.Flags().Changed(name) {
-			return true
-		}
-	}
-	return false
+	return changed(c.Flags(), "key", "bundle", "certificate-identity", "certificate-oidc-issuer", "trusted-root", "ca-certificates", "rekor-key", "threshold") != ""
 }
 
 func (f *verifyFlags) policy(ctx context.Context) (*attest.Policy, error) {
