@@ -105,6 +105,11 @@ func signRun(t testing.TB, file []byte, s signature.Signer) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return signStatement(t, st, s)
+}
+
+func signStatement(t testing.TB, st *Statement, s signature.Signer) []byte {
+	t.Helper()
 	b, err := Sign(context.Background(), st, s)
 	if err != nil {
 		t.Fatal(err)
@@ -442,11 +447,7 @@ func TestThresholdCountsParties(t *testing.T) {
 			t.Fatal(err)
 		}
 		lie(st.Replay)
-		b, err := Sign(context.Background(), st, s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = Verify(r, rep, [][]byte{b}, &Policy{Keys: []crypto.PublicKey{pub}})
+		_, err = Verify(r, rep, [][]byte{signStatement(t, st, s)}, &Policy{Keys: []crypto.PublicKey{pub}})
 		failsAt(t, err, CheckMatch)
 	}
 }

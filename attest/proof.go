@@ -238,8 +238,10 @@ func (out *Proven) vouch(f *proofFile, bundles [][]byte, policy *Policy) error {
 		if !bytes.Equal(root, out.Root) || v.Statement.Trace().Redactable != f.Redactable {
 			return failuref(CheckMatch, "the statement by %s is about the trace with root %x, the proof about %x", v.Who(), root, out.Root)
 		}
-		if rp := v.Statement.Replay; rp != nil && (rp.Verdict != "identical" || rp.Events != f.Events) {
-			return failuref(CheckMatch, "the statement by %s says %q after %d of %d events", v.Who(), rp.Verdict, rp.Events, f.Events)
+		if rp := v.Statement.Replay; rp != nil {
+			if err := rp.vouches(f.Events); err != nil {
+				return failuref(CheckMatch, "statement by %s: %w", v.Who(), err)
+			}
 		}
 		out.Vouchers = append(out.Vouchers, *v)
 		parties[v.Who()] = true

@@ -284,9 +284,20 @@ func NewReplay(r *trace.Reader, report *trace.Report, version string, host []tra
 		return nil, fmt.Errorf("make statement: %w", err)
 	}
 	return &Statement{Subject: sum.subjects(id), Replay: &Replay{
-		Trace: id, Verdict: "identical", Events: id.Events, Finished: finished.UTC().Format(time.RFC3339),
+		Trace: id, Verdict: identical, Events: id.Events, Finished: finished.UTC().Format(time.RFC3339),
 		Version: valid(version), Host: settingsMap(host),
 	}}, nil
+}
+
+// identical is the verdict of a replay in which every event was.
+const identical = "identical"
+
+// vouches is nil if the replay was identical at all events of a trace with so many.
+func (r *Replay) vouches(events uint64) error {
+	if r.Verdict != identical || r.Events != events {
+		return fmt.Errorf("it says %q after %d of %d events", r.Verdict, r.Events, events)
+	}
+	return nil
 }
 
 // valid replaces bytes that are not UTF-8, which JSON cannot carry. The header digest binds the bytes themselves.
