@@ -6,12 +6,17 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 )
 
-// interruptible lets SIGINT, SIGTERM and SIGHUP cancel the context of a command, so that it removes its temporary files; it then ends with 128+n. The same signal again
-// kills it. It is for commands that do not pass signals on to a guest.
+// killAfter is how long a command may take to end by itself.
+const killAfter = time.Second
+
+// interruptible lets SIGINT, SIGTERM and SIGHUP cancel the context of a command, so that it removes its temporary files; it then ends with 128+n. A signal
+// after killAfter kills it; one before may be the same once more, since timeout(1) signals a process and then its group. It is for commands that do not pass
+// signals on to a guest.
 func interruptible(run func(*cobra.Command, []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		ctx, cancel := context.WithCancelCause(cmd.Context())
@@ -22,8 +27,8 @@ func interruptible(run func(*cobra.Command, []string) error) func(*cobra.Command
 		go func() {
 			select {
 			case s := <-signals:
-				signal.Stop(signals)
 				cancel(exitError{128 + int(s.(syscall.Signal))})
+				time.AfterFunc(killAfter, func() { signal.Stop(signals) })
 			case <-ctx.Done():
 			}
 		}()
